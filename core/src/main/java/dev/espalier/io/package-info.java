@@ -1,0 +1,11 @@
+/**
+ * The file formats of the field, read with suspicion and written atomically.
+ *
+ * <p>Settings: {@link dev.espalier.io.Json} and, field by field,
+ * {@link dev.espalier.io.Fields}. Every write goes through {@link dev.espalier.io.AtomicFile}. Nothing a header claims is
+ * believed, or allocated, before it was checked against the file.
+ */
+@NullMarked
+package dev.espalier.io;
+
+import org.jspecify.annotations.NullMarked;
