@@ -21,8 +21,8 @@ public final class Parameter {
         this.tensor = Tensor.empty(dtype, shape).keep();
     }
 
-    /** A place that holds a tensor, which it takes over. */
-    Parameter(Tensor tensor) {
+    /** A place that holds a tensor, which it takes over and keeps. */
+    public Parameter(Tensor tensor) {
         this.shape = tensor.shape();
         this.tensor = tensor.keep();
     }
