@@ -3,6 +3,7 @@ package dev.espalier.data;
 import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
+import dev.espalier.tensor.Seed;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
@@ -179,7 +180,7 @@ public record Dataset(
      * @return training and held-out examples, both in file order
      * @throws EspalierException if either side would be empty
      */
-    public Splits split(double fraction, long seed) {
+    public Splits split(double fraction, Seed seed) {
         check(fraction > 0 && fraction < 1, "the held-out fraction must lie in (0, 1), found %s; try 0.1", fraction);
         Map<String, List<Integer>> strata = new LinkedHashMap<>();
         for (int i = 0; i < examples.size(); i++) {
@@ -192,7 +193,7 @@ public record Dataset(
         for (List<Integer> stratum : strata.values()) {
             due += fraction * stratum.size();
             int take = (int) Math.min(Math.round(due - count), stratum.size() - 1);
-            int[] order = Order.permutation(stratum.size(), seed, stratum.get(0));
+            int[] order = Order.permutation(stratum.size(), seed.named("split").at(stratum.get(0)));
             for (int k = 0; k < take; k++) {
                 heldOut[stratum.get(order[k])] = true;
             }

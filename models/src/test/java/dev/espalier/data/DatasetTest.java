@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.espalier.EspalierException;
+import dev.espalier.tensor.Seed;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -371,7 +372,7 @@ class DatasetTest {
                     .append('\n');
         }
         Dataset data = read("a.csv", csv.toString());
-        Splits split = data.split(0.2, 7);
+        Splits split = data.split(0.2, new Seed(7));
         assertThat(split.train().examples()).hasSize(80);
         assertThat(split.validation().examples()).hasSize(20);
         assertThat(split.validation().examples())
@@ -380,12 +381,12 @@ class DatasetTest {
         Set<Example> all = new HashSet<>(split.train().examples());
         all.addAll(split.validation().examples());
         assertThat(all).containsExactlyInAnyOrderElementsOf(data.examples());
-        assertThat(data.split(0.2, 7)).isEqualTo(split);
-        assertThat(data.split(0.2, 8).validation().examples())
+        assertThat(data.split(0.2, new Seed(7))).isEqualTo(split);
+        assertThat(data.split(0.2, new Seed(8)).validation().examples())
                 .isNotEqualTo(split.validation().examples());
-        assertThatThrownBy(() -> data.split(1, 7))
+        assertThatThrownBy(() -> data.split(1, new Seed(7)))
                 .hasMessage("the held-out fraction must lie in (0, 1), found 1.0; try 0.1");
-        assertThatThrownBy(() -> read("b.csv", "text,label\na,x\nb,y\n").split(0.5, 1))
+        assertThatThrownBy(() -> read("b.csv", "text,label\na,x\nb,y\n").split(0.5, new Seed(1)))
                 .hasMessage("holding out 0.5 of 2 examples leaves one side empty; add examples or change the fraction");
     }
 
