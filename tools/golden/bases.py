@@ -1,4 +1,4 @@
-"""The base networks under the adapter fixtures: smaller than the model fixtures, biases wherever a family allows them."""
+"""The base networks under the adapter fixtures: smaller than the model fixtures, with biases wherever possible."""
 
 import copy
 from pathlib import Path

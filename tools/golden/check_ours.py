@@ -2,9 +2,9 @@
 
     python check_ours.py BASE_FOLDER ADAPTER_FOLDER OURS.safetensors [--tolerance 1e-4]
 
-OURS.safetensors holds input_ids, attention_mask and logits; it may hold token_type_ids and position_ids. Padded positions
-of language models are not compared. Exit status 1 when the logits differ by more than the tolerance, when the file lacks a
-tensor that PEFT wants or has one that PEFT does not know, or when PEFT warns of either.
+OURS.safetensors holds input_ids, attention_mask and logits, and may hold token_type_ids and position_ids. Padded
+positions of language models are not compared. Exit status 1 when the logits differ by more than the tolerance, when the
+file lacks a tensor that PEFT wants or has one that PEFT does not know, or when PEFT warns of either.
 """
 
 import argparse

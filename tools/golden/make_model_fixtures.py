@@ -35,7 +35,8 @@ ENCODER = dict(
     max_position_embeddings=34, attn_implementation="eager",
 )  # fmt: skip
 ROBERTA = dict(ENCODER, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)
-THREE_LABELS = dict(id2label={0: "refund", 1: "delivery", 2: "other"}, label2id={"refund": 0, "delivery": 1, "other": 2})
+LABELS = ["refund", "delivery", "other"]
+THREE_LABELS = dict(id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)})
 
 # Every scaling changes some frequencies, leaves some, and (where the method has a ramp) blends at least one.
 ROPE = {
@@ -63,9 +64,9 @@ def expect(name: str, model, lengths=LENGTHS) -> dict[str, torch.Tensor]:
         mask = batch["attention_mask"]
         if kind.startswith("Bert"):
             batch["position_ids"] = torch.arange(mask.shape[1]).expand_as(mask)
-            batch["token_type_ids"] = ((torch.arange(mask.shape[1]) % 5 > 2).long() * mask).contiguous()
+            batch["token_type_ids"] = (torch.arange(mask.shape[1]) % 5 > 2).long() * mask
         elif kind.startswith("Roberta"):
-            # What RoBERTa derives from input_ids: pad_token_id + 1 + index among the real tokens; pads have pad_token_id.
+            # RoBERTa's rule: pad_token_id + 1 + index among the real tokens; pads have pad_token_id.
             batch["position_ids"] = mask.cumsum(-1) * mask + model.config.pad_token_id
         else:
             batch["position_ids"] = positions_from_mask(mask)
@@ -77,7 +78,7 @@ def expect(name: str, model, lengths=LENGTHS) -> dict[str, torch.Tensor]:
             hidden = result.last_hidden_state * mask[..., None]
             mean = hidden.sum(1) / mask.sum(1, keepdim=True)
             batch |= {"last_hidden_state": hidden, "embedding": torch.nn.functional.normalize(mean, dim=-1)}
-        if kind.startswith(("Bert", "Roberta")) and side == "right" or kind.startswith("Roberta"):
+        if kind.startswith(("Bert", "Roberta")):  # these positions are the model's own default
             defaults = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "token_type_ids")}
             assert torch.equal(model(**defaults)[0], model(**defaults, position_ids=batch["position_ids"])[0])
         out |= {f"{k}.{side}": v for k, v in batch.items()}
@@ -108,7 +109,8 @@ def write(name: str, model, lengths=LENGTHS, weights=None, **save):
         (folder / "model.safetensors").unlink()
     save_tensors(folder / "expected.safetensors", expect(name, model, lengths))
     cases[name] = dict(architecture=type(model).__name__, weights=weights or name, expected=name)
-    reloaded = type(model).from_pretrained(folder if not weights else with_weights(folder, weights), attn_implementation="eager")
+    whole = with_weights(folder, weights) if weights else folder
+    reloaded = type(model).from_pretrained(whole, attn_implementation="eager")
     assert all(torch.equal(a, b) for a, b in zip(reloaded.state_dict().values(), model.state_dict().values()))
     return model
 
@@ -127,8 +129,8 @@ def write_v4(name: str, model_class, weights: str | None = None) -> None:
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
     rope_type = rope.pop("rope_type")
-    # Early files call the key "type".
-    config["rope_scaling"] = None if rope_type == "default" else {("type" if rope_type == "linear" else "rope_type"): rope_type} | rope
+    key = "type" if rope_type == "linear" else "rope_type"  # early files call it "type"
+    config["rope_scaling"] = None if rope_type == "default" else {key: rope_type} | rope
     config["torch_dtype"] = config.pop("dtype")
     # Keys that files of that time lack; absent they must take these values.
     for key, value in dict(head_dim=8, attention_bias=False, mlp_bias=False, pad_token_id=0).items():

@@ -53,13 +53,17 @@ TIED = {
     # lm_head keeps the unadapted weights: the adapter belongs to the embedding alone.
     "lora-embedding": dict(target_modules=["embed_tokens", "q_proj"]),
     "lora-modules-to-save": dict(target_modules=ATTENTION, modules_to_save=["lm_head"]),
-    "lora-modules-to-save-tied": dict(target_modules=ATTENTION, modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    "lora-modules-to-save-tied": dict(
+        target_modules=ATTENTION, modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    ),
 }
 GPT2 = {
     "lora": dict(target_modules=CONV1DS),
     "lora-bias-all": dict(target_modules=["c_attn"], bias="all"),
     "lora-embedding": dict(target_modules=["c_attn", "wte"]),
-    "lora-patterns": dict(target_modules=CONV1DS, rank_pattern={"c_attn": 2, "mlp.c_proj": 3}, alpha_pattern={"c_fc": 2}),
+    "lora-patterns": dict(
+        target_modules=CONV1DS, rank_pattern={"c_attn": 2, "mlp.c_proj": 3}, alpha_pattern={"c_fc": 2}
+    ),
     "rslora": dict(target_modules=["c_attn"], use_rslora=True),
     "dora": dict(target_modules=CONV1DS, use_dora=True),
     "pissa": dict(target_modules=CONV1DS, init_lora_weights="pissa"),
@@ -69,12 +73,15 @@ BERT = {
     "lora": dict(target_modules=["query", "value"]),
     "lora-all-linear": dict(target_modules="all-linear"),
     "lora-bias-all": dict(target_modules=["query", "value"], bias="all"),
-    "lora-patterns": dict(target_modules=["query", "key", "dense"], rank_pattern={"attention.output.dense": 2, "layer.1.output.dense": 6}),
+    "lora-patterns": dict(
+        target_modules=["query", "key", "dense"],
+        rank_pattern={"attention.output.dense": 2, "layer.1.output.dense": 6},
+    ),
     "rslora": dict(target_modules=["query", "value"], use_rslora=True),
     "dora": dict(target_modules=["query", "value", "dense"], use_dora=True),
     "pissa": dict(target_modules=["query", "value"], init_lora_weights="pissa"),
     "olora": dict(target_modules=["query", "value"], init_lora_weights="olora"),
-}  # fmt: skip
+}
 
 ROOT = Path(sys.argv[1])
 cases = {}

@@ -50,7 +50,8 @@ def make(name: str, base_name: str, settings: dict, loraplus: dict | None = None
     data = batches(name, base_name)
     trainable = [p for p in model.parameters() if p.requires_grad]
     if loraplus:
-        optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, **{k: v for k, v in ADAMW.items() if k != "weight_decay"}, **loraplus)
+        adam = {k: v for k, v in ADAMW.items() if k != "weight_decay"}
+        optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, **adam, **loraplus)
     else:
         optimizer = torch.optim.AdamW(trainable, **ADAMW)
 
@@ -81,7 +82,8 @@ def make(name: str, base_name: str, settings: dict, loraplus: dict | None = None
 
 shutil.rmtree(ROOT, ignore_errors=True)
 make("llama-lora", "llama", LLAMA)
-make("llama-loraplus", "llama", LLAMA | dict(target_modules=["q_proj", "v_proj", "embed_tokens"], bias="lora_only"), LORA_PLUS)
+every_group = dict(target_modules=["q_proj", "v_proj", "embed_tokens"], bias="lora_only")
+make("llama-loraplus", "llama", LLAMA | every_group, LORA_PLUS)
 make("llama-rslora", "llama", LLAMA | dict(use_rslora=True))
 make("llama-dora", "llama", LLAMA | dict(use_dora=True))
 make("llama-pissa", "llama", LLAMA | dict(init_lora_weights="pissa"))
