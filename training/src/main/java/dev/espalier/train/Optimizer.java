@@ -1,0 +1,46 @@
+package dev.espalier.train;
+
+import dev.espalier.tensor.Tensor;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * Turns gradients into updates. A parameter without a gradient is left alone, its state too.
+ *
+ * <p>An optimiser reads {@code parameter.tensor()} anew at every step, because others may put another tensor in place.
+ */
+public interface Optimizer extends AutoCloseable {
+
+    /** How to make one: the optimiser's settings, checked when they are made. */
+    interface Config {
+
+        /** An optimiser over these groups, with fresh state. */
+        Optimizer create(List<ParameterGroup> groups);
+
+        /** Weight decay of parameters that come in no group of their own. */
+        double weightDecay();
+    }
+
+    /** One update of every parameter that has a gradient. */
+    void step(double learningRate);
+
+    /** Drops all gradients. */
+    void zeroGrad();
+
+    /** Bytes of all that is remembered from step to step. */
+    long stateBytes();
+
+    /** What is remembered, named {@code <kind>.<parameter path>}; shares memory, and belongs to the current scope. */
+    Map<String, Tensor> state();
+
+    /**
+     * Takes over values that {@link #state} gave.
+     *
+     * @throws dev.espalier.EspalierException if names or shapes differ from what this optimiser remembers
+     */
+    void load(Map<String, Tensor> state);
+
+    /** Frees the state. */
+    @Override
+    void close();
+}

@@ -1,0 +1,100 @@
+package dev.espalier.train;
+
+import static dev.espalier.Check.check;
+
+import dev.espalier.EspalierException;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Tensor;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/** What optimisers that treat every element alike share: the layout of parameters and state, saving and loading. */
+final class Slabs implements AutoCloseable {
+
+    /** An optimiser's arithmetic. */
+    @FunctionalInterface
+    interface Rule {
+        /**
+         * Updates values in place.
+         *
+         * @param group whose factors apply
+         * @param value [n]
+         * @param gradient [n], not to be changed
+         * @param state one [n] a kind, updated in place
+         * @param step updates these values have had, this one included
+         */
+        void update(ParameterGroup group, Tensor value, Tensor gradient, List<Tensor> state, long step);
+    }
+
+    private final List<String> kinds;
+    private final List<Slab> slabs;
+
+    Slabs(List<ParameterGroup> groups, String... kinds) {
+        this.kinds = List.of(kinds);
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            this.slabs = groups.stream()
+                    .flatMap(group -> Slab.of(group, kinds.length).stream())
+                    .toList();
+        }
+    }
+
+    void update(Rule rule) {
+        try (Grad off = Grad.off()) {
+            for (Slab slab : slabs) {
+                try (Scope scope = Scope.open()) {
+                    slab.update(rule);
+                }
+            }
+        }
+    }
+
+    void zeroGrad() {
+        slabs.forEach(Slab::zeroGrad);
+    }
+
+    long stateBytes() {
+        return slabs.stream().mapToLong(Slab::stateBytes).sum();
+    }
+
+    Map<String, Tensor> state() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        slabs.forEach(slab -> slab.collect(kinds, all));
+        return all;
+    }
+
+    void load(Map<String, Tensor> given) {
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            Map<String, Tensor> own = state();
+            own.forEach((name, tensor) -> {
+                @Nullable Tensor other = given.get(name);
+                check(
+                        other != null && Arrays.equals(other.shape(), tensor.shape()),
+                        "the optimiser state holds %s for %s, expected shape %s: it was saved with another optimiser or"
+                                + " other parameters",
+                        other == null ? "nothing" : "shape " + Arrays.toString(other.shape()),
+                        name,
+                        Arrays.toString(tensor.shape()));
+            });
+            given.keySet().stream()
+                    .filter(name -> !own.containsKey(name))
+                    .findFirst()
+                    .ifPresent(name -> {
+                        throw new EspalierException(
+                                "the optimiser state holds %s, which this optimiser does not keep: it was saved with another optimiser or other parameters"
+                                        .formatted(name));
+                    });
+            slabs.forEach(slab -> slab.restore(kinds, given));
+        }
+    }
+
+    @Override
+    public void close() {
+        slabs.forEach(Slab::close);
+    }
+}
