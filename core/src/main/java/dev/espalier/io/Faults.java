@@ -52,6 +52,15 @@ public final class Faults {
         return new EspalierException(sentence, fault);
     }
 
+    /** A name out of a file as it may stand in a sentence: one line, not too long. */
+    static String shown(String name) {
+        String line = name.codePoints()
+                .map(c -> Character.isISOControl(c) ? '?' : c)
+                .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append)
+                .toString();
+        return line.length() <= 200 ? line : line.substring(0, 197) + "...";
+    }
+
     private static String reason(IOException fault) {
         if (fault instanceof FileSystemException system && system.getReason() != null) {
             return system.getReason();

@@ -1,5 +1,7 @@
 package dev.espalier.io;
 
+import static dev.espalier.io.Faults.shown;
+
 import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
 import java.math.BigInteger;
@@ -159,6 +161,11 @@ public final class Fields {
         return read(name, "list of integers", defaultValue, v -> asList(v, Fields::asInt));
     }
 
+    /** A list of whole numbers of 64 bits that must be given; a single number counts as a list of one. */
+    public List<Long> longs(String name) {
+        return required(name, "list of integers", List.<Long>of(), v -> asList(v, Fields::asLong));
+    }
+
     /** A list of numbers; a single number counts as a list of one. */
     public List<Double> numbers(String name, List<Double> defaultValue) {
         return read(name, "list of numbers", defaultValue, v -> asList(v, Fields::asDouble));
@@ -282,7 +289,7 @@ public final class Fields {
     private void complain(List<String> complaints) {
         TreeSet<String> known = new TreeSet<>(asked.keySet());
         for (String name : unread().keySet()) {
-            complaints.add("%s%s is not a field; %s".formatted(path, name, Nearest.hint(name, known)));
+            complaints.add("%s is not a field; %s".formatted(shown(path + name), Nearest.hint(name, known)));
         }
         for (Fields child : children.values()) {
             child.complain(complaints);
@@ -295,7 +302,7 @@ public final class Fields {
      * @return the exception to throw
      */
     public EspalierException fault(String name, String sentence) {
-        return new EspalierException(prefix() + path + name + " " + sentence);
+        return new EspalierException(place(name) + " " + sentence);
     }
 
     /** How a value reads in a message: {@code text "abc"}, {@code number 3}, {@code a list}. */
@@ -303,13 +310,18 @@ public final class Fields {
         if (value == null) {
             return "null";
         } else if (value instanceof String s) {
-            return "the text \"" + (s.length() > 60 ? s.substring(0, 57) + "..." : s) + "\"";
+            return "the text \"" + shown(s.length() > 60 ? s.substring(0, 57) + "..." : s) + "\"";
         } else if (value instanceof Map) {
             return "a map";
         } else if (value instanceof List) {
             return "a list";
         }
         return String.valueOf(value);
+    }
+
+    /** File and path, as they stand in front of a sentence about a field. */
+    private String place(String name) {
+        return prefix() + shown(path + name);
     }
 
     private String prefix() {
@@ -334,8 +346,8 @@ public final class Fields {
                 return neutral;
             }
             String near = Nearest.of(name, unread().keySet());
-            throw new EspalierException("%s%s%s is missing; it takes %s%s"
-                    .formatted(prefix(), path, name, article(type), near == null ? "" : " (found " + near + ")"));
+            throw new EspalierException("%s is missing; it takes %s%s"
+                    .formatted(place(name), article(type), near == null ? "" : " (found " + shown(near) + ")"));
         }
         return convert(name, type, value, convert);
     }
@@ -345,8 +357,8 @@ public final class Fields {
             return convert.apply(value);
         } catch (Mismatch e) {
             String wanted = e.wanted.isEmpty() ? article(type) : e.wanted;
-            throw new EspalierException("%s%s%s should be %s, found %s"
-                    .formatted(prefix(), path, name, wanted, describe(e.found == null ? value : e.found)));
+            throw new EspalierException("%s should be %s, found %s"
+                    .formatted(place(name), wanted, describe(e.found == null ? value : e.found)));
         }
     }
 

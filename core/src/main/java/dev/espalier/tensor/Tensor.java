@@ -270,6 +270,9 @@ public final class Tensor implements AutoCloseable {
         Check.check(numel() <= Integer.MAX_VALUE, "a tensor of %d elements does not fit a Java array", numel());
         try (Scope scope = Scope.open()) {
             float[] values = new float[(int) numel()];
+            if (values.length == 0) {
+                return values; // there is no memory to read from
+            }
             detach().to(Device.CPU)
                     .to(DType.FLOAT32)
                     .contiguous()
@@ -285,6 +288,9 @@ public final class Tensor implements AutoCloseable {
         Check.check(numel() <= Integer.MAX_VALUE, "a tensor of %d elements does not fit a Java array", numel());
         try (Scope scope = Scope.open()) {
             double[] values = new double[(int) numel()];
+            if (values.length == 0) {
+                return values; // there is no memory to read from
+            }
             detach().to(Device.CPU)
                     .to(DType.FLOAT64)
                     .contiguous()
@@ -300,6 +306,9 @@ public final class Tensor implements AutoCloseable {
         Check.check(numel() <= Integer.MAX_VALUE, "a tensor of %d elements does not fit a Java array", numel());
         try (Scope scope = Scope.open()) {
             long[] values = new long[(int) numel()];
+            if (values.length == 0) {
+                return values; // there is no memory to read from
+            }
             detach().to(Device.CPU)
                     .to(DType.INT64)
                     .contiguous()
@@ -343,8 +352,9 @@ public final class Tensor implements AutoCloseable {
             return;
         }
         try (PointerScope temporaries = new PointerScope()) {
+            // The address moves, not the position: a position beyond 2 GiB does not fit a Java buffer.
             BytePointer data =
-                    new BytePointer(handle.data_ptr()).position(byteOffset).capacity(byteOffset + count);
+                    new BytePointer(handle.data_ptr()).getPointer(byteOffset).capacity(count);
             ByteBuffer window = data.asByteBuffer().order(ByteOrder.nativeOrder());
             if (in) {
                 window.put(buffer);
