@@ -467,6 +467,11 @@ public final class Tensor implements AutoCloseable {
         return temps("div", () -> torch.div(handle, new Scalar(value)));
     }
 
+    /** this + a · b. */
+    public Tensor addcmul(Tensor a, Tensor b) {
+        return op("addcmul", () -> torch.addcmul(handle, a.handle, b.handle), a, b);
+    }
+
     /** this to a power. */
     public Tensor pow(double value) {
         return temps("pow", () -> torch.pow(handle, new Scalar(value)));
@@ -824,6 +829,11 @@ public final class Tensor implements AutoCloseable {
         return splits("split", () -> handle.split(sizes, dim));
     }
 
+    /** Entries along a dimension moved on by a number of places, those pushed off the end coming in at the start. */
+    public Tensor roll(long places, int dim) {
+        return op("roll", () -> torch.roll(handle, new long[] {places}, dim));
+    }
+
     /** Entries along a dimension in reverse order. */
     public Tensor flip(long... dims) {
         return op("flip", () -> torch.flip(handle, dims));
@@ -1050,15 +1060,23 @@ public final class Tensor implements AutoCloseable {
      * @param mask boolean (true attends) or added to the scores, broadcast to [batch, heads, query, key]; or null
      * @param causal whether query i sees only keys up to i; not together with a mask
      * @param scale usually 1/√width
+     * @param dropout share of attention weights zeroed, in [0, 1); 0 unless training
      */
     public static Tensor scaledDotProductAttention(
-            Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, boolean causal, double scale) {
+            Tensor q, Tensor k, Tensor v, @Nullable Tensor mask, boolean causal, double scale, double dropout) {
         boolean grouped = q.size(1) != k.size(1);
         return scoped(
                 "scaled_dot_product_attention",
                 null,
                 () -> torch.scaled_dot_product_attention(
-                        q.handle, k.handle, v.handle, optional(mask), 0.0, causal, new DoubleOptional(scale), grouped),
+                        q.handle,
+                        k.handle,
+                        v.handle,
+                        optional(mask),
+                        dropout,
+                        causal,
+                        new DoubleOptional(scale),
+                        grouped),
                 q,
                 k,
                 v);

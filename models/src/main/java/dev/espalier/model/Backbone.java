@@ -1,0 +1,132 @@
+package dev.espalier.model;
+
+import static dev.espalier.Check.check;
+
+import dev.espalier.nn.Embedding;
+import dev.espalier.nn.Module;
+import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Tensor;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A network from token ids to hidden states: embeddings, a row of blocks, a final norm where the family has one.
+ *
+ * <p>{@link #forward} is {@link #context}, {@link #embed}, each of the {@link #layers()}, {@link #finish}; whoever wants to
+ * run blocks in another way (checkpointing, probing) calls these.
+ */
+public abstract class Backbone extends Module {
+
+    /** One transformer block. */
+    public abstract static class Block extends Module {
+
+        /** For the families' blocks. */
+        Block() {}
+
+        /**
+         * The block's output.
+         *
+         * @param x [B, T, D]
+         * @param context of this forward
+         * @return [B, T, D], the one tensor that is left in the caller's scope
+         */
+        public final Tensor forward(Tensor x, Context context) {
+            try (Scope scope = Scope.open()) {
+                return scope.promote(compute(x, context));
+            }
+        }
+
+        abstract Tensor compute(Tensor x, Context context);
+    }
+
+    /** What all blocks need of one forward and none changes; its tensors belong to the scope it was made in. */
+    public static final class Context {
+        final Attention attention;
+        final Attention windowed; // for layers with a sliding window
+        final Rope.@Nullable Table rope;
+        final @Nullable KvCache cache;
+
+        Context(Attention attention, Attention windowed, Rope.@Nullable Table rope, @Nullable KvCache cache) {
+            this.attention = attention;
+            this.windowed = windowed;
+            this.rope = rope;
+            this.cache = cache;
+        }
+    }
+
+    /** For the families. */
+    Backbone() {}
+
+    /** The configuration it was built by. */
+    public abstract ModelConfig config();
+
+    /** The transformer blocks in order: the unit of checkpointing, of layer sampling, of plans. */
+    public abstract List<? extends Block> layers();
+
+    /** The token table. */
+    public abstract Embedding tokens();
+
+    /** Element type of the hidden states. */
+    public final DType dtype() {
+        return tokens().dtype();
+    }
+
+    /** Masks, positions and the like. */
+    public abstract Context context(Input in);
+
+    /** What goes into the first block: [B, T, D]. */
+    public abstract Tensor embed(Input in);
+
+    /** From the last block's output to the hidden states [B, T, D]. */
+    public abstract Tensor finish(Tensor x);
+
+    /** A head for classification by this family's rule, with values as memory is found. */
+    abstract ClassificationHead classificationHead(int outputs);
+
+    /** Hidden states [B, T, D]; at padding they mean nothing. */
+    public final Tensor forward(Input in) {
+        checkLength(in);
+        try (Scope scope = Scope.open()) {
+            Context context = context(in);
+            Tensor x = embed(in);
+            for (Block layer : layers()) {
+                Tensor next = layer.forward(x, context);
+                x.close(); // what a gradient needs of it, the gradient holds
+                x = next;
+            }
+            if (in.cache() != null) {
+                in.cache().advance(in.tokens());
+            }
+            return scope.promote(finish(x));
+        }
+    }
+
+    private void checkLength(Input in) {
+        ModelConfig config = config();
+        check(in.tokens() > 0 && in.batch() > 0, "there are no tokens to run the model on");
+        if (config.positionsAreTable()) {
+            long longest = in.cached() + in.tokens();
+            check(
+                    longest <= config.maxPositionEmbeddings() || in.segmentIds() != null,
+                    "the model has %d positions and was given %d tokens; shorten the text",
+                    config.maxPositionEmbeddings(),
+                    longest);
+        }
+    }
+
+    /** Places of tokens in their own sequences, from 0, padding not counted: int64 [B or 1, T]. */
+    static Tensor positions(Input in) {
+        if (in.positionIds() != null) {
+            return in.positionIds();
+        } else if (in.segmentIds() != null) {
+            return Attention.positionsWithinRuns(in.segmentIds());
+        } else if (in.attentionMask() != null) {
+            Tensor real = in.attentionMask().ne(0).to(DType.INT64);
+            return real.cumsum(1).sub(real).narrow(1, in.cached(), in.tokens());
+        }
+        return Tensor.arange(in.cached(), in.cached() + in.tokens())
+                .to(in.inputIds().device())
+                .unsqueeze(0);
+    }
+}
