@@ -16,6 +16,7 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.Objects;
 import java.util.UUID;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /**
@@ -25,6 +26,9 @@ import java.util.stream.Stream;
  * folder is forced to disk. On any failure the temporary file is removed and the target is as it was.
  */
 public final class AtomicFile {
+
+    /** Names that {@link #temporary} makes. */
+    private static final Pattern LEFTOVER = Pattern.compile("\\..+\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\.tmp");
 
     private AtomicFile() {}
 
@@ -114,6 +118,22 @@ public final class AtomicFile {
             throw Faults.writing(target, e);
         } catch (UncheckedIOException e) {
             throw Faults.writing(target, Objects.requireNonNull(e.getCause()));
+        }
+    }
+
+    /**
+     * Removes what writes that were killed left behind in a folder. Call it where nobody else is writing, for example before a
+     * run goes on.
+     */
+    public static void removeLeftovers(Path folder) {
+        try (Stream<Path> entries = Files.list(folder)) {
+            for (Path entry : entries.toList()) {
+                if (LEFTOVER.matcher(entry.getFileName().toString()).matches()) {
+                    deleteTree(entry);
+                }
+            }
+        } catch (IOException e) {
+            throw Faults.writing(folder, e);
         }
     }
 

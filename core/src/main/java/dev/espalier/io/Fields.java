@@ -4,7 +4,6 @@ import static dev.espalier.io.Faults.shown;
 
 import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
-import java.math.BigInteger;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -108,87 +107,87 @@ public final class Fields {
 
     /** Text. */
     public String string(String name, String defaultValue) {
-        return read(name, "text", defaultValue, Fields::asString);
+        return read(name, "text", defaultValue, FieldValues::asString);
     }
 
     /** Text that must be given. */
     public String string(String name) {
-        return required(name, "text", "", Fields::asString);
+        return required(name, "text", "", FieldValues::asString);
     }
 
     /** A whole number of 32 bits. */
     public int integer(String name, int defaultValue) {
-        return read(name, "integer", defaultValue, Fields::asInt);
+        return read(name, "integer", defaultValue, FieldValues::asInt);
     }
 
     /** A whole number of 32 bits that must be given. */
     public int integer(String name) {
-        return required(name, "integer", 1, Fields::asInt);
+        return required(name, "integer", 1, FieldValues::asInt);
     }
 
     /** A whole number of 64 bits. */
     public long longInteger(String name, long defaultValue) {
-        return read(name, "integer", defaultValue, Fields::asLong);
+        return read(name, "integer", defaultValue, FieldValues::asLong);
     }
 
     /** A number. */
     public double number(String name, double defaultValue) {
-        return read(name, "number", defaultValue, Fields::asDouble);
+        return read(name, "number", defaultValue, FieldValues::asDouble);
     }
 
     /** A number that must be given. */
     public double number(String name) {
-        return required(name, "number", 1.0, Fields::asDouble);
+        return required(name, "number", 1.0, FieldValues::asDouble);
     }
 
     /** True or false. */
     public boolean bool(String name, boolean defaultValue) {
-        return read(name, "true or false", defaultValue, Fields::asBoolean);
+        return read(name, "true or false", defaultValue, FieldValues::asBoolean);
     }
 
     /** A list of texts; a single text counts as a list of one. */
     public List<String> strings(String name, List<String> defaultValue) {
-        return read(name, "list of texts", defaultValue, v -> asList(v, Fields::asString));
+        return read(name, "list of texts", defaultValue, v -> FieldValues.asList(v, FieldValues::asString));
     }
 
     /** A list of texts that must be given; a single text counts as a list of one. */
     public List<String> strings(String name) {
-        return required(name, "list of texts", List.<String>of(), v -> asList(v, Fields::asString));
+        return required(name, "list of texts", List.<String>of(), v -> FieldValues.asList(v, FieldValues::asString));
     }
 
     /** A list of whole numbers; a single number counts as a list of one. */
     public List<Integer> integers(String name, List<Integer> defaultValue) {
-        return read(name, "list of integers", defaultValue, v -> asList(v, Fields::asInt));
+        return read(name, "list of integers", defaultValue, v -> FieldValues.asList(v, FieldValues::asInt));
     }
 
     /** A list of whole numbers of 64 bits that must be given; a single number counts as a list of one. */
     public List<Long> longs(String name) {
-        return required(name, "list of integers", List.<Long>of(), v -> asList(v, Fields::asLong));
+        return required(name, "list of integers", List.<Long>of(), v -> FieldValues.asList(v, FieldValues::asLong));
     }
 
     /** A list of numbers; a single number counts as a list of one. */
     public List<Double> numbers(String name, List<Double> defaultValue) {
-        return read(name, "list of numbers", defaultValue, v -> asList(v, Fields::asDouble));
+        return read(name, "list of numbers", defaultValue, v -> FieldValues.asList(v, FieldValues::asDouble));
     }
 
     /** A map whose keys are free (module names, labels) and whose values are whole numbers. */
     public Map<String, Integer> integerMap(String name, Map<String, Integer> defaultValue) {
-        return read(name, "map of integers", defaultValue, v -> asMap(v, Fields::asInt));
+        return read(name, "map of integers", defaultValue, v -> FieldValues.asMap(v, FieldValues::asInt));
     }
 
     /** A map whose keys are free (module names, labels) and whose values are numbers. */
     public Map<String, Double> numberMap(String name, Map<String, Double> defaultValue) {
-        return read(name, "map of numbers", defaultValue, v -> asMap(v, Fields::asDouble));
+        return read(name, "map of numbers", defaultValue, v -> FieldValues.asMap(v, FieldValues::asDouble));
     }
 
     /** A map whose keys are free and whose values are texts. */
     public Map<String, String> stringMap(String name, Map<String, String> defaultValue) {
-        return read(name, "map of texts", defaultValue, v -> asMap(v, Fields::asString));
+        return read(name, "map of texts", defaultValue, v -> FieldValues.asMap(v, FieldValues::asString));
     }
 
     /** A map taken as it is. */
     public Map<String, Object> map(String name, Map<String, Object> defaultValue) {
-        return read(name, "map", defaultValue, Fields::asMap);
+        return read(name, "map", defaultValue, FieldValues::asMap);
     }
 
     /** A constant of an enum, written in any letter case. */
@@ -204,7 +203,7 @@ public final class Fields {
                     return constant;
                 }
             }
-            throw new Mismatch("one of " + String.join(", ", known));
+            throw new FieldValues.Mismatch("one of " + String.join(", ", known));
         });
     }
 
@@ -240,7 +239,7 @@ public final class Fields {
         if (known != null) {
             return known;
         }
-        Map<String, Object> nested = read(name, "fields", Map.of(), Fields::asMap);
+        Map<String, Object> nested = read(name, "fields", Map.of(), FieldValues::asMap);
         Fields child = new Fields(where, path + name + ".", nested, recording);
         children.put(name, child);
         return child;
@@ -248,7 +247,8 @@ public final class Fields {
 
     /** A list of nested fields, empty if absent. {@link #done()} covers them. */
     public List<Fields> fieldsList(String name) {
-        List<Map<String, Object>> items = read(name, "list of fields", List.of(), v -> asList(v, Fields::asMap));
+        List<Map<String, Object>> items =
+                read(name, "list of fields", List.of(), v -> FieldValues.asList(v, FieldValues::asMap));
         List<Fields> list = new ArrayList<>();
         for (int i = 0; i < items.size(); i++) {
             String key = name + "[" + i + "]";
@@ -305,20 +305,6 @@ public final class Fields {
         return new EspalierException(place(name) + " " + sentence);
     }
 
-    /** How a value reads in a message: {@code text "abc"}, {@code number 3}, {@code a list}. */
-    static String describe(@Nullable Object value) {
-        if (value == null) {
-            return "null";
-        } else if (value instanceof String s) {
-            return "the text \"" + shown(s.length() > 60 ? s.substring(0, 57) + "..." : s) + "\"";
-        } else if (value instanceof Map) {
-            return "a map";
-        } else if (value instanceof List) {
-            return "a list";
-        }
-        return String.valueOf(value);
-    }
-
     /** File and path, as they stand in front of a sentence about a field. */
     private String place(String name) {
         return prefix() + shown(path + name);
@@ -355,10 +341,10 @@ public final class Fields {
     private <T> T convert(String name, String type, Object value, Function<Object, T> convert) {
         try {
             return convert.apply(value);
-        } catch (Mismatch e) {
+        } catch (FieldValues.Mismatch e) {
             String wanted = e.wanted.isEmpty() ? article(type) : e.wanted;
             throw new EspalierException("%s should be %s, found %s"
-                    .formatted(place(name), wanted, describe(e.found == null ? value : e.found)));
+                    .formatted(place(name), wanted, FieldValues.describe(e.found == null ? value : e.found)));
         }
     }
 
@@ -368,104 +354,5 @@ public final class Fields {
             case "integer" -> "an integer";
             default -> "a " + type;
         };
-    }
-
-    /** A value of another type than asked for; never leaves this class. */
-    private static final class Mismatch extends RuntimeException {
-        private static final long serialVersionUID = 1L;
-        private final String wanted;
-        private final transient @Nullable Object found;
-
-        Mismatch(String wanted) {
-            this(wanted, null);
-        }
-
-        Mismatch(String wanted, @Nullable Object found) {
-            super(wanted, null, false, false);
-            this.wanted = wanted;
-            this.found = found;
-        }
-    }
-
-    private static String asString(Object value) {
-        if (value instanceof String s) {
-            return s;
-        }
-        throw new Mismatch("text", value);
-    }
-
-    private static boolean asBoolean(Object value) {
-        if (value instanceof Boolean b) {
-            return b;
-        }
-        throw new Mismatch("true or false", value);
-    }
-
-    private static double asDouble(Object value) {
-        if (value instanceof Number n) {
-            return n.doubleValue();
-        }
-        throw new Mismatch("a number", value);
-    }
-
-    private static int asInt(Object value) {
-        long wide = asLong(value);
-        if ((int) wide == wide) {
-            return (int) wide;
-        }
-        throw new Mismatch("an integer of at most 32 bits", value);
-    }
-
-    private static long asLong(Object value) {
-        if (value instanceof Long || value instanceof Integer || value instanceof Short || value instanceof Byte) {
-            return ((Number) value).longValue();
-        }
-        if (value instanceof BigInteger big) {
-            if (big.bitLength() < 64) {
-                return big.longValue();
-            }
-            throw new Mismatch("an integer of at most 64 bits", value);
-        }
-        // Some writers turn 8 into 8.0; nothing is lost in taking it.
-        if (value instanceof Number n
-                && n.doubleValue() == Math.rint(n.doubleValue())
-                && Math.abs(n.doubleValue()) < 1e15) {
-            return n.longValue();
-        }
-        throw new Mismatch("an integer", value);
-    }
-
-    private static <T> List<T> asList(Object value, Function<Object, T> item) {
-        if (!(value instanceof List<?> list)) {
-            return List.of(item.apply(value));
-        }
-        List<T> result = new ArrayList<>();
-        for (Object element : list) {
-            if (element == null) {
-                throw new Mismatch("a list without null");
-            }
-            result.add(item.apply(element));
-        }
-        return List.copyOf(result);
-    }
-
-    private static Map<String, Object> asMap(Object value) {
-        if (!(value instanceof Map<?, ?> map)) {
-            throw new Mismatch("a map", value);
-        }
-        Map<String, Object> result = new LinkedHashMap<>();
-        map.forEach((key, v) -> result.put(String.valueOf(key), v));
-        return Collections.unmodifiableMap(result);
-    }
-
-    private static <T> Map<String, T> asMap(Object value, Function<Object, T> item) {
-        Map<String, T> result = new LinkedHashMap<>();
-        asMap(value).forEach((key, v) -> {
-            if (v == null) {
-                throw new Mismatch("a map without null");
-            }
-            result.put(key, item.apply(v));
-        });
-        return Collections.unmodifiableMap(result);
     }
 }

@@ -103,7 +103,7 @@ public final class Json {
                 value instanceof Map,
                 "%s should hold one JSON object, {...}, but holds %s",
                 where,
-                value == null ? "null" : Fields.describe(value));
+                value == null ? "null" : FieldValues.describe(value));
         Map<String, Object> object = new LinkedHashMap<>();
         ((Map<?, ?>) value).forEach((key, v) -> object.put((String) key, widen(v)));
         return object;

@@ -107,7 +107,8 @@ final class SafetensorsWriter {
         return bytes.flip();
     }
 
-    private static void verify(Path path, Path target, Map<String, Tensor> tensors, Map<String, Long> checksums) {
+    /** Compares a written file with the tensors and the checksums of the bytes that were sent to it. */
+    static void verify(Path path, Path target, Map<String, Tensor> tensors, Map<String, Long> checksums) {
         try (SafetensorsFile written = SafetensorsFile.open(path)) {
             check(
                     written.tensors().keySet().equals(tensors.keySet()),

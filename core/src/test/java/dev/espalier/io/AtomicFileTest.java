@@ -2,12 +2,14 @@ package dev.espalier.io;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import dev.espalier.EspalierException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.UUID;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -89,6 +91,35 @@ class AtomicFileTest {
         assertThatThrownBy(() -> AtomicFile.writeFolder(checkpoint, temporary -> {}))
                 .isExactlyInstanceOf(EspalierException.class)
                 .hasMessage(checkpoint + " exists and is not an empty folder; choose another folder or remove it");
+    }
+
+    @Test
+    void aFullDiskIsSaidAsTheSystemSaysIt() throws IOException {
+        Path full = Path.of("/dev/full"); // Linux: every write to it fails as on a full disk
+        assumeTrue(Files.exists(full), "skipped: this system has no /dev/full");
+        Path file = folder.resolve("a.txt");
+        assertThatThrownBy(() -> AtomicFile.write(file, temporary -> Files.writeString(full, "x")))
+                .isExactlyInstanceOf(EspalierException.class)
+                .hasMessageStartingWith("The disk is full: " + file + " was not written");
+        assertThat(names(folder)).isEmpty();
+    }
+
+    @Test
+    void leftoversOfKilledWritesAreRemovedAndNothingElse() throws IOException {
+        Path kept = folder.resolve(".hidden.tmp");
+        Files.writeString(kept, "mine");
+        AtomicFile.write(folder.resolve("a.bin"), temporary -> {
+            Files.writeString(temporary, "x");
+            Files.copy(temporary, temporary.resolveSibling(leftover("a.bin")));
+        });
+        Files.createDirectories(folder.resolve(leftover("checkpoint-1")).resolve("sub"));
+        assertThat(names(folder)).hasSize(4);
+        AtomicFile.removeLeftovers(folder);
+        assertThat(names(folder)).containsExactly(".hidden.tmp", "a.bin");
+    }
+
+    private static String leftover(String name) {
+        return "." + name + "." + UUID.randomUUID() + ".tmp";
     }
 
     @Test

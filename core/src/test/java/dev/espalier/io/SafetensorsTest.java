@@ -154,6 +154,27 @@ class SafetensorsTest {
     }
 
     @Test
+    void aFileThatComesBackChangedIsRefused() throws IOException {
+        Path file = folder.resolve("w.safetensors");
+        Map<String, Tensor> tensors = Map.of("w", Tensor.of(new float[] {1, 2}, 2));
+        Safetensors.write(file, tensors);
+        assertThatThrownBy(() -> SafetensorsWriter.verify(file, file, tensors, Map.of("w", 0L)))
+                .isExactlyInstanceOf(EspalierException.class)
+                .hasMessageStartingWith(file + " was not written: tensor w came back changed");
+        assertThatThrownBy(() -> SafetensorsWriter.verify(file, file, Map.of(), Map.of()))
+                .isExactlyInstanceOf(EspalierException.class)
+                .hasMessageStartingWith(file + " was not written: it came back with other tensors than were given");
+    }
+
+    @Test
+    void theNameOfTheMetadataIsNoTensorName() {
+        assertThatThrownBy(() -> Safetensors.write(
+                        folder.resolve("w.safetensors"), Map.of("__metadata__", Tensor.ones(DType.FLOAT32, 1))))
+                .isExactlyInstanceOf(EspalierException.class)
+                .hasMessage("No tensor can be called __metadata__ in a safetensors file");
+    }
+
+    @Test
     void nothingToWriteIsAnError() {
         Path file = folder.resolve("empty.safetensors");
         assertThatThrownBy(() -> Safetensors.write(file, Map.of()))
