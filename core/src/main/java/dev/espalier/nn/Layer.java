@@ -50,8 +50,13 @@ public abstract sealed class Layer extends Module permits Linear, Conv1D, Embedd
     /** The weight seen as a linear map [out, in]; an embedding's table is [in = rows, out] transposed. */
     public abstract Tensor weight();
 
+    /** A linear map [out, in] as this layer stores it: itself, or a transposed copy. */
+    public abstract Tensor stored(Tensor weight);
+
     /** Replaces the weight by a linear map [out, in], stored in the layer's own orientation. */
-    public abstract void setWeight(Tensor weight);
+    public final void setWeight(Tensor weight) {
+        weightParameter().set(stored(weight));
+    }
 
     /** Width of the input; for an embedding, number of rows. */
     public abstract long inFeatures();

@@ -1,14 +1,16 @@
 package dev.espalier.nn;
 
+import dev.espalier.Check;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Tensor;
+import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
 
 /** y = x Wᵀ + b, with W [out, in] and b [out]. */
 public final class Linear extends Layer {
 
-    private final Parameter weight; // [out, in]
+    private Parameter weight; // [out, in]
     private final @Nullable Parameter bias; // [out]
 
     /** A layer whose values a checkpoint or {@link #reset} brings. */
@@ -21,6 +23,20 @@ public final class Linear extends Layer {
     public Linear(Parameter tied) {
         this.weight = parameter("weight", tied);
         this.bias = null;
+    }
+
+    /**
+     * Makes the weight that of another place: ties this layer to a module that holds it too, or unties it.
+     *
+     * @param other [out, in]
+     */
+    public void bind(Parameter other) {
+        Check.check(
+                Arrays.equals(other.shape(), weight.shape()),
+                "a layer with a weight of shape %s cannot take one of shape %s",
+                Arrays.toString(weight.shape()),
+                Arrays.toString(other.shape()));
+        weight = parameter("weight", other);
     }
 
     /** Draws the weight from N(0, std²) and zeroes the bias, as Hugging Face does for new heads. */
@@ -53,8 +69,8 @@ public final class Linear extends Layer {
     }
 
     @Override
-    public void setWeight(Tensor replacement) {
-        weight.set(replacement);
+    public Tensor stored(Tensor map) {
+        return map;
     }
 
     @Override

@@ -43,11 +43,7 @@ public final class Parameter {
      * @throws dev.espalier.EspalierException if the shape differs
      */
     public void set(Tensor replacement) {
-        Check.check(
-                Arrays.equals(replacement.shape(), shape),
-                "a tensor of shape %s cannot take the place of one of shape %s",
-                Arrays.toString(replacement.shape()),
-                Arrays.toString(shape));
+        checkShape(replacement);
         if (replacement != tensor) {
             boolean trains = tensor.requiresGrad();
             replacement.keep();
@@ -57,6 +53,19 @@ public final class Parameter {
                 replacement.requiresGrad_(true);
             }
         }
+    }
+
+    /**
+     * Puts another tensor in place, which the parameter takes over, and hands back the former one, which the caller now
+     * owns. Whether gradients are recorded stays with each tensor.
+     *
+     * @throws dev.espalier.EspalierException if the shape differs
+     */
+    public Tensor exchange(Tensor replacement) {
+        Tensor former = tensor;
+        checkShape(replacement);
+        tensor = replacement.keep();
+        return former;
     }
 
     /** Whether training moves it. */
@@ -70,5 +79,13 @@ public final class Parameter {
         if (!trainable) {
             tensor.clearGrad();
         }
+    }
+
+    private void checkShape(Tensor replacement) {
+        Check.check(
+                Arrays.equals(replacement.shape(), shape),
+                "a tensor of shape %s cannot take the place of one of shape %s",
+                Arrays.toString(replacement.shape()),
+                Arrays.toString(shape));
     }
 }

@@ -1,0 +1,90 @@
+package dev.espalier.adapter;
+
+import dev.espalier.EspalierException;
+import dev.espalier.io.Fields;
+import java.util.List;
+
+/**
+ * What to attach, and where.
+ *
+ * @param type the kind of adapter
+ * @param config its settings
+ * @param targets the layers it is for
+ * @param modulesToSave modules trained as they are and kept with the adapter, such as a new head; items as in {@link
+ *     Targets}
+ * @param bias which biases of the network are trained and kept too
+ * @param ensureWeightTying whether training one of two tied weights through {@code modulesToSave} trains both
+ * @param strict whether an item that matches nothing is an error
+ */
+public record AdapterSpec<C>(
+        AdapterType<C> type,
+        C config,
+        Targets targets,
+        List<String> modulesToSave,
+        Bias bias,
+        boolean ensureWeightTying,
+        boolean strict) {
+
+    /** Which biases train. */
+    public enum Bias {
+        /** None. */
+        NONE,
+        /** All of the network. */
+        ALL,
+        /** Those of adapted layers. */
+        LORA_ONLY
+    }
+
+    /** Copies the list. */
+    public AdapterSpec {
+        modulesToSave = List.copyOf(modulesToSave);
+    }
+
+    /** An adapter on some layers and nothing beside it. */
+    public static <C> AdapterSpec<C> of(AdapterType<C> type, C config, Targets targets) {
+        return new AdapterSpec<>(type, config, targets, List.of(), Bias.NONE, false, true);
+    }
+
+    /** The same, with modules trained in full beside it. */
+    public AdapterSpec<C> withModulesToSave(List<String> modules) {
+        return new AdapterSpec<>(type, config, targets, modules, bias, ensureWeightTying, strict);
+    }
+
+    /** The same, with biases trained beside it. */
+    public AdapterSpec<C> withBias(Bias which) {
+        return new AdapterSpec<>(type, config, targets, modulesToSave, which, ensureWeightTying, strict);
+    }
+
+    /**
+     * Reads a recipe's adapter: {@code type} (a kind of adapter, or an initialiser, which means LoRA started by it), its
+     * settings, {@code target_modules} and the rest, by PEFT's names. The caller asks {@link Fields#done()}.
+     */
+    public static AdapterSpec<?> read(Fields f) {
+        String name = f.string("type", "lora");
+        Method method = Catalog.method(name);
+        if (method instanceof AdapterType<?> type) {
+            return read(type, f, true);
+        }
+        if (method instanceof Initializer) {
+            Lora.Type lora = new Lora.Type();
+            return of(lora, lora.read(f, Lora.Config.DEFAULT.withInit(name)), f, true);
+        }
+        throw new EspalierException("adapter.type is %s, which is no adapter but %s; try lora"
+                .formatted(name, "of kind " + method.about().kind()));
+    }
+
+    static <C> AdapterSpec<C> read(AdapterType<C> type, Fields f, boolean strict) {
+        return of(type, type.read(f), f, strict);
+    }
+
+    private static <C> AdapterSpec<C> of(AdapterType<C> type, C config, Fields f, boolean strict) {
+        return new AdapterSpec<>(
+                type,
+                config,
+                Targets.read(f),
+                f.strings("modules_to_save", List.of()),
+                f.choice("bias", Bias.NONE),
+                f.bool("ensure_weight_tying", false),
+                strict);
+    }
+}

@@ -1,0 +1,331 @@
+package dev.espalier.adapter;
+
+import static dev.espalier.Check.check;
+
+import dev.espalier.EspalierException;
+import dev.espalier.nn.Layer;
+import dev.espalier.nn.Linear;
+import dev.espalier.nn.Module;
+import dev.espalier.nn.Parameter;
+import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import org.jspecify.annotations.Nullable;
+
+/** One named adapter on a network: what stands on each of its layers, and the trained copies that go with it. */
+public final class Attached {
+
+    /** What PEFT puts before a path of the network. */
+    static final String PREFIX = "base_model.model.";
+
+    private final String name;
+    private final AdapterSpec<?> spec;
+    private final List<Site> sites;
+    private final AdapterType.Made made;
+    private final Map<String, LoraFactors> offsets = new LinkedHashMap<>(); // by path
+    private final Map<String, Copy> copies = new LinkedHashMap<>(); // by key in the file
+    private final List<Parameter> moving = new ArrayList<>(); // those of the adapters that train
+
+    Attached(String name, AdapterSpec<?> spec, List<Site> sites, AdapterType.Made made) {
+        this.name = name;
+        this.spec = spec;
+        this.sites = sites;
+        this.made = made;
+        adapterParameters().values().stream().filter(Parameter::isTrainable).forEach(moving::add);
+    }
+
+    /** What it is called on this network. */
+    public String name() {
+        return name;
+    }
+
+    /** What was asked for. */
+    public AdapterSpec<?> spec() {
+        return spec;
+    }
+
+    /** The layers it is on, in the network's order. */
+    public List<Site> sites() {
+        return sites;
+    }
+
+    /** What stands on a layer, or null. */
+    public @Nullable Adapter at(String path) {
+        return made.adapters().get(path);
+    }
+
+    /**
+     * Everything that is its own, by the key that PEFT's file has for it: {@code
+     * base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight}. Trained copies of the network's parameters are among
+     * them only while the adapter is active.
+     */
+    public Map<String, Parameter> parameters() {
+        Map<String, Parameter> all = adapterParameters();
+        copies.forEach((key, copy) -> {
+            if (copy.tensor() == copy.place.tensor()) {
+                all.put(key, copy.place);
+            }
+        });
+        return all;
+    }
+
+    /** The tensors to be saved, by key, active or not. */
+    Map<String, Tensor> tensors() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        adapterParameters().forEach((key, p) -> all.put(key, p.tensor()));
+        copies.forEach((key, copy) -> all.put(key, copy.tensor()));
+        return all;
+    }
+
+    Map<String, Copy> copies() {
+        return copies;
+    }
+
+    Map<String, LoraFactors> offsets() {
+        return offsets;
+    }
+
+    private Map<String, Parameter> adapterParameters() {
+        Map<String, Parameter> all = new LinkedHashMap<>();
+        made.shared().forEach((leaf, p) -> all.put("base_model." + leaf, p));
+        made.adapters()
+                .forEach((path, adapter) ->
+                        adapter.parameters().forEach((leaf, p) -> all.put(PREFIX + path + "." + leaf, p)));
+        return all;
+    }
+
+    /**
+     * Starts a low-rank adapter from given factors without changing what the layer computes: the product they start with is
+     * taken out of the layer again, by a frozen correction that the adapter keeps.
+     *
+     * @param path the layer
+     * @param a A0 [rank, in]
+     * @param b B0 [out, rank]
+     */
+    public void start(String path, Tensor a, Tensor b) {
+        LowRank adapter = lowRank(path);
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            adapter.a().tensor().copy_(a);
+            adapter.b().tensor().copy_(b);
+            hold(path, adapter.a().tensor(), adapter.b().tensor(), adapter.scale());
+        }
+    }
+
+    /** Keeps frozen factors whose product is taken out of a layer, in place of those it kept before. */
+    void hold(String path, Tensor a0, Tensor b0, double scale) {
+        LoraFactors former = offsets.put(
+                path,
+                new LoraFactors(a0.detach().clone().keep(), b0.detach().clone().keep(), scale, null));
+        if (former != null) {
+            former.a().close();
+            former.b().close();
+        }
+    }
+
+    /**
+     * The low-rank adapter on a layer.
+     *
+     * @throws EspalierException if the adapter is of another kind
+     */
+    public LowRank lowRank(String path) {
+        Adapter adapter = at(path);
+        if (adapter instanceof LowRank lowRank) {
+            return lowRank;
+        }
+        throw new EspalierException(
+                "an initialiser for low-rank factors cannot start %s on %s, which has none; use it with lora or dora"
+                        .formatted(spec.type().name(), path));
+    }
+
+    /** The change that it makes to a layer as exact factors, or null if it is not a plain LoRA at heart. */
+    @Nullable
+    LoraFactors exactFactors(String path) {
+        if (!(at(path) instanceof LoraExpressible expressible)) {
+            return null;
+        }
+        LoraFactors offset = offsets.get(path);
+        return offset == null ? expressible.toLora() : expressible.toLora().plus(offset.negated());
+    }
+
+    /** This adapter's part of a layer's chain, on what lies below. */
+    Base on(String path, Base below) {
+        Adapter adapter = at(path);
+        if (adapter == null) {
+            return below;
+        }
+        LoraFactors offset = offsets.get(path);
+        return new Base.Link(adapter, offset == null ? below : new Base.Link(new Offset(offset), below));
+    }
+
+    void trainable(boolean trains) {
+        moving.forEach(p -> p.trainable(trains));
+    }
+
+    /** No longer trains, active or not. */
+    void freeze() {
+        trainable(false);
+        moving.clear();
+        copies.values().forEach(copy -> copy.tensor().requiresGrad_(false));
+    }
+
+    /** Makes copies of biases and of modules that train beside the adapters. */
+    void copyFrom(Module network) {
+        Map<String, Module> kept = Targets.modules(network, spec.modulesToSave());
+        kept.forEach((path, module) ->
+                module.namedParameters().forEach((leaf, place) -> copy(PREFIX + join(path, leaf), place, true)));
+        if (spec.bias() == AdapterSpec.Bias.ALL) {
+            network.namedParameters().forEach((path, place) -> {
+                if (path.contains("bias") && !Targets.within(spec.modulesToSave(), path)) {
+                    copy(biasKey(path), place, true);
+                }
+            });
+        } else if (spec.bias() == AdapterSpec.Bias.LORA_ONLY) {
+            sites.forEach(site -> {
+                Parameter place = site.layer().biasParameter();
+                if (place != null) {
+                    copy(biasKey(site.path() + ".bias"), place, true);
+                }
+            });
+        }
+    }
+
+    /** As PEFT names it: the bias of an adapted layer belongs to its base_layer. */
+    private String biasKey(String path) {
+        int dot = path.lastIndexOf('.');
+        String owner = path.substring(0, Math.max(dot, 0));
+        return PREFIX + (at(owner) == null ? path : owner + ".base_layer" + path.substring(dot));
+    }
+
+    /** Adds a copy of a parameter unless another key has one already. */
+    Copy copy(String key, Parameter place, boolean trained) {
+        for (Copy known : copies.values()) {
+            if (known.place == place) {
+                return known;
+            }
+        }
+        Copy copy = new Copy(place, trained);
+        copies.put(key, copy);
+        return copy;
+    }
+
+    /** Tied layers that have to part for this adapter to train one of them and not the other. */
+    List<Linear> partings(Module network) {
+        if (spec.ensureWeightTying()) {
+            return List.of();
+        }
+        List<Linear> partings = new ArrayList<>();
+        Targets.modules(network, spec.modulesToSave())
+                .values()
+                .forEach(kept ->
+                        kept.namedParameters().values().forEach(place -> partings.addAll(tied(network, place))));
+        return partings;
+    }
+
+    /** The linear layers whose weight another module holds too, if {@code place} is such a weight. */
+    static List<Linear> tied(Module network, Parameter place) {
+        List<Linear> linears = new ArrayList<>();
+        int holders = 0;
+        for (Module module : network.namedModules().values()) {
+            if (module instanceof Layer layer && layer.weightParameter() == place) {
+                holders++;
+                if (layer instanceof Linear linear) {
+                    linears.add(linear);
+                }
+            }
+        }
+        return holders > 1 ? linears : List.of();
+    }
+
+    /**
+     * How far the adapter moves its layers.
+     *
+     * @return Frobenius norm of all changes of weights and copies together; NaN if a part of it is no weight
+     */
+    public double changeNorm() {
+        double sum = 0;
+        try (Grad off = Grad.off()) {
+            for (Site site : sites) {
+                try (Scope scope = Scope.open()) {
+                    Adapter adapter = Objects.requireNonNull(at(site.path()));
+                    if (!(adapter instanceof Mergeable)) {
+                        return Double.NaN;
+                    }
+                    Base ground = new Base.Ground(site.layer());
+                    Base.Affine before = ground.affine();
+                    Base.Affine after = on(site.path(), ground).affine();
+                    sum += square(after.weight().sub(before.weight()));
+                    if (after.bias() != null) {
+                        sum += square(
+                                before.bias() == null
+                                        ? after.bias()
+                                        : after.bias().sub(before.bias()));
+                    }
+                }
+            }
+            for (Copy copy : copies.values()) {
+                try (Scope scope = Scope.open()) {
+                    sum += square(
+                            copy.tensor().to(DType.FLOAT64).sub(copy.original().to(DType.FLOAT64)));
+                }
+            }
+        }
+        return Math.sqrt(sum);
+    }
+
+    private static double square(Tensor t) {
+        double norm = t.norm().item();
+        return norm * norm;
+    }
+
+    void close() {
+        made.adapters().values().forEach(Adapter::close);
+        made.shared().values().forEach(p -> p.tensor().close());
+        copies.values().forEach(Copy::close);
+        offsets.values().forEach(offset -> {
+            offset.a().close();
+            offset.b().close();
+        });
+    }
+
+    static String join(String path, String leaf) {
+        return path.isEmpty() ? leaf : path + "." + leaf;
+    }
+
+    /** Takes a frozen product out of a layer: y - s (x A0ᵀ) B0ᵀ. */
+    private record Offset(LoraFactors start) implements Adapter, Mergeable {
+
+        @Override
+        public Tensor forward(Tensor x, Base base) {
+            check(
+                    !(base.layer() instanceof dev.espalier.nn.Embedding),
+                    "the embedding %s cannot be started by an initialiser for linear layers",
+                    base.layer().path());
+            Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1));
+            Tensor y = base.forward(rows); // [n, out]
+            y.addmm_(rows.linear(start.a(), null), start.b().to(y.dtype()).t(), -start.scale());
+            if (x.dim() == 2) {
+                return y;
+            }
+            long[] shape = x.shape();
+            shape[shape.length - 1] = y.size(1);
+            return y.view(shape);
+        }
+
+        @Override
+        public Base.Affine merge(Base.Affine base) {
+            return new Base.Affine(base.weight().addmm(start.b(), start.a(), -start.scale()), base.bias());
+        }
+
+        @Override
+        public Map<String, Parameter> parameters() {
+            return Map.of();
+        }
+    }
+}

@@ -1,0 +1,23 @@
+package dev.espalier.adapter;
+
+import dev.espalier.tensor.Seed;
+
+/** Chooses the starting values of adapters from the weights they stand on or from calibration batches. */
+public interface Initializer extends Method {
+
+    /**
+     * This initialiser with the options that a name carries ({@code pissa_niter_4}).
+     *
+     * @return null if the name is not one of its own
+     */
+    @org.jspecify.annotations.Nullable
+    Initializer named(String name);
+
+    /**
+     * Sets starting values, for layers through {@link Attached#start}. The network is never changed: what a method takes out of
+     * a weight stays in the adapter.
+     *
+     * @throws dev.espalier.EspalierException if an adapter is not of a kind that it can start
+     */
+    void initialize(Attached adapter, Calibration calibration, Seed seed);
+}

@@ -1,0 +1,68 @@
+package dev.espalier.adapter;
+
+import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Tensor;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * A change of a weight in plain LoRA's shape, s B A, and of a bias, s c.
+ *
+ * @param a A [rank, in]
+ * @param b B [out, rank]
+ * @param scale s
+ * @param bias c [out], or null for none
+ */
+public record LoraFactors(
+        Tensor a, Tensor b, double scale, @Nullable Tensor bias) {
+
+    /** Number of rows of A. */
+    public long rank() {
+        return a.size(0);
+    }
+
+    /** s B A [out, in]. */
+    public Tensor product() {
+        return b.matmul(a).mul(scale);
+    }
+
+    /** This change and another one after it, exactly: ranks add up, the scale stays this one's. */
+    public LoraFactors plus(LoraFactors other) {
+        double ratio = other.scale / scale;
+        Tensor c = bias;
+        if (other.bias != null) {
+            c = bias == null ? other.bias.mul(ratio) : bias.add(other.bias, ratio);
+        }
+        return new LoraFactors(
+                Tensor.cat(List.of(a, other.a), 0), Tensor.cat(List.of(b, other.b.mul(ratio)), 1), scale, c);
+    }
+
+    /** The opposite change. */
+    public LoraFactors negated() {
+        return new LoraFactors(a, b.neg(), scale, bias == null ? null : bias.neg());
+    }
+
+    /** A change of bounded rank that is near another, and how near. */
+    public record Approximation(LoraFactors factors, double relativeError) {}
+
+    /**
+     * The best change of rank at most {@code rank} for a given one: truncated singular value decomposition.
+     *
+     * @param delta change of the weight [out, in], float32 or wider
+     * @return factors √S-balanced at scale 1, in the caller's scope, and ‖delta - B A‖ / ‖delta‖ in the Frobenius norm
+     */
+    public static Approximation approximate(Tensor delta, int rank) {
+        try (Scope scope = Scope.open()) {
+            List<Tensor> svd = delta.svd();
+            Tensor s = svd.get(1); // [min(out, in)]
+            long r = Math.min(rank, s.numel());
+            Tensor root = s.narrow(0, 0, r).sqrt(); // [r]
+            Tensor b = svd.get(0).narrow(1, 0, r).mul(root); // [out, r]
+            Tensor a = svd.get(2).narrow(0, 0, r).mul(root.unsqueeze(1)); // [r, in]
+            double all = s.norm().item();
+            double rest = s.narrow(0, r, s.numel() - r).norm().item();
+            LoraFactors best = new LoraFactors(scope.promote(a), scope.promote(b), 1, null);
+            return new Approximation(best, all == 0 ? 0 : rest / all);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+package dev.espalier.adapter;
+
+import dev.espalier.nn.Conv1D;
+import dev.espalier.nn.Embedding;
+import dev.espalier.nn.Layer;
+import dev.espalier.nn.LayerNorm;
+import dev.espalier.nn.Linear;
+import dev.espalier.nn.Module;
+import dev.espalier.nn.Parameter;
+import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Generator;
+import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
+import java.util.List;
+
+/** A small network with every kind of layer: ids [n, t] to scores [n, t, 3]. */
+final class Tiny extends Module {
+
+    static final int ROWS = 11;
+    static final int CLASSES = 3;
+
+    final Embedding embed;
+    final List<Block> layers = new ArrayList<>();
+    final Linear head;
+
+    /** A block of x [.., 8]: x + proj(relu(fc(norm(x)))). */
+    static final class Block extends Module {
+        final LayerNorm norm;
+        final Linear fc; // 8 to 10
+        final Conv1D proj; // 10 to 8
+
+        Block(DType dtype) {
+            norm = child("norm", new LayerNorm(8, 1e-5, dtype));
+            fc = child("fc", new Linear(8, 10, true, dtype));
+            proj = child("proj", new Conv1D(10, 8, dtype));
+        }
+
+        Tensor forward(Tensor x) {
+            return x.add(proj.forward(fc.forward(norm.forward(x)).relu()));
+        }
+    }
+
+    Tiny(DType dtype) {
+        embed = child("embed_tokens", new Embedding(ROWS, 8, dtype));
+        Blocks blocks = child("layers", new Blocks());
+        for (int i = 0; i < 2; i++) {
+            layers.add(blocks.add(i, new Block(dtype)));
+        }
+        head = child("head", new Linear(8, CLASSES, true, dtype));
+        try (Generator generator = Generator.of(7)) {
+            namedParameters().values().forEach(p -> fill(p, generator));
+        }
+    }
+
+    private static final class Blocks extends Module {
+        Block add(int i, Block block) {
+            return child(String.valueOf(i), block);
+        }
+    }
+
+    private static void fill(Parameter p, Generator generator) {
+        p.tensor().copy_(generator.normal(0, 0.5, p.shape()));
+    }
+
+    Tensor forward(Tensor ids) {
+        Tensor x = embed.forward(ids);
+        for (Block block : layers) {
+            x = block.forward(x);
+        }
+        return head.forward(x);
+    }
+
+    List<Layer> heads() {
+        return List.of(head);
+    }
+
+    static Tensor ids() {
+        return Tensor.of(new long[] {1, 5, 2, 9, 0, 10, 3, 3}, 2, 4);
+    }
+}
