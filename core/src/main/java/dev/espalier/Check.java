@@ -2,6 +2,7 @@ package dev.espalier;
 
 import com.google.errorprone.annotations.FormatMethod;
 import com.google.errorprone.annotations.FormatString;
+import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
 /** Preconditions that speak to the user. */
@@ -20,7 +21,7 @@ public final class Check {
     @FormatMethod
     public static void check(boolean holds, @FormatString String format, @Nullable Object... arguments) {
         if (!holds) {
-            throw new EspalierException(format.formatted(arguments));
+            throw new EspalierException(String.format(Locale.ROOT, format, arguments));
         }
     }
 }

@@ -16,8 +16,8 @@ public enum Column {
     TEXT_PAIR("text_pair", "sentence2", "hypothesis", "text2"),
     /** The name of a class. */
     LABEL("label", "labels", "class", "category", "intent"),
-    /** The number to predict. */
-    SCORE("score", "similarity", "target"),
+    /** The number to predict; also called label, where the task says that it is a number. */
+    SCORE("score", "similarity", "target", "label", "labels"),
     /** What the model is given. */
     PROMPT("prompt", "question"),
     /** What the model shall answer. */

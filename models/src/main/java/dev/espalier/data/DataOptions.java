@@ -4,6 +4,7 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.EnumMap;
 import java.util.Map;
 import java.util.stream.Collectors;
@@ -22,7 +23,7 @@ public record DataOptions(
     public static final DataOptions DEFAULT = new DataOptions(Map.of(), null);
 
     public DataOptions {
-        columns = columns.isEmpty() ? Map.of() : Map.copyOf(new EnumMap<>(columns));
+        columns = columns.isEmpty() ? Map.of() : Collections.unmodifiableMap(new EnumMap<>(columns));
         for (Column column : columns.keySet()) {
             check(
                     shape == null || shape.uses(column),

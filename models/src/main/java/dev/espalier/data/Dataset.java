@@ -14,6 +14,7 @@ import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
@@ -161,15 +162,14 @@ public record Dataset(
                 .sorted(Map.Entry.comparingByKey())
                 .map(e -> ", %s from \"%s\"".formatted(e.getKey().key(), e.getValue()))
                 .collect(Collectors.joining());
-        return "%s: %,d rows of %s%s%s"
-                .formatted(
-                        files.size() == 1
-                                ? files.get(0)
-                                : files.get(0).toAbsolutePath().getParent(),
-                        examples.size(),
-                        shape.title(),
-                        mapping,
-                        unused.isEmpty() ? "" : "; columns not used: " + String.join(", ", unused));
+        return String.format(
+                Locale.ROOT,
+                "%s: %,d rows of %s%s%s",
+                files.size() == 1 ? files.get(0) : files.get(0).toAbsolutePath().getParent(),
+                examples.size(),
+                shape.title(),
+                mapping,
+                unused.isEmpty() ? "" : "; columns not used: " + String.join(", ", unused));
     }
 
     /**

@@ -2,6 +2,7 @@ package dev.espalier.data;
 
 import static dev.espalier.Check.check;
 
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Set;
@@ -21,7 +22,8 @@ public record Turn(String role, String content, Map<String, Object> more) {
 
     public Turn {
         check(ROLES.contains(role), "the role \"%s\" is unknown; use system, user, assistant or tool", role);
-        more = Map.copyOf(more);
+        more = Collections.unmodifiableMap(
+                new LinkedHashMap<>(more)); // in the order of the file, which templates can see
     }
 
     public Turn(String role, String content) {

@@ -125,7 +125,7 @@ final class HubClient {
                 reply.length() >> 20,
                 options.cache(),
                 free >> 20);
-        try (Watch body = new Watch(reply.body(), stall);
+        try (InputStream body = reply.body();
                 FileChannel out = FileChannel.open(part, StandardOpenOption.CREATE, StandardOpenOption.WRITE)) {
             out.truncate(from).position(from);
             byte[] chunk = new byte[CHUNK];
@@ -141,7 +141,7 @@ final class HubClient {
             }
             out.force(true);
             if (total >= 0 && done != total) {
-                throw new Busy("%s ended after %,d of %,d bytes".formatted(name, done, total));
+                throw new Busy("%s ended after %d of %d bytes".formatted(name, done, total));
             }
         }
     }
@@ -203,7 +203,7 @@ final class HubClient {
                 }
                 long length =
                         response.headers().firstValueAsLong("Content-Length").orElse(-1);
-                return new Reply(status, response.body(), start, length, clean(etag));
+                return new Reply(status, new Watch(response.body(), stall), start, length, clean(etag));
             }
             response.body().close();
             String code = response.headers().firstValue("X-Error-Code").orElse("");

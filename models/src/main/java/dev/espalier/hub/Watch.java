@@ -1,5 +1,6 @@
 package dev.espalier.hub;
 
+import java.io.FilterInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.time.Duration;
@@ -8,16 +9,15 @@ import java.time.Duration;
  * A body that fails when it stays silent for too long. The JDK's request timeout ends with the headers, and a read of
  * the body would wait for ever on a connection that died without a word.
  */
-final class Watch implements AutoCloseable {
+final class Watch extends FilterInputStream {
 
-    private final InputStream body;
     private final Duration stall;
     private final Thread guard;
     private volatile long heard = System.nanoTime();
     private volatile boolean stalled;
 
     Watch(InputStream body, Duration stall) {
-        this.body = body;
+        super(body);
         this.stall = stall;
         guard = new Thread(this::guard, "espalier-download-watch");
         guard.setDaemon(true);
@@ -32,16 +32,23 @@ final class Watch implements AutoCloseable {
                 left = heard + stall.toNanos() - System.nanoTime();
             }
             stalled = true;
-            body.close(); // wakes the reader
+            in.close(); // wakes the reader
         } catch (InterruptedException | IOException e) {
             // Closed by its owner, or already broken: either way there is nothing left to watch.
             return;
         }
     }
 
-    int read(byte[] chunk) throws IOException {
+    @Override
+    public int read() throws IOException {
+        byte[] one = new byte[1];
+        return read(one, 0, 1) < 0 ? -1 : one[0] & 0xFF;
+    }
+
+    @Override
+    public int read(byte[] bytes, int offset, int length) throws IOException {
         try {
-            int read = body.read(chunk);
+            int read = in.read(bytes, offset, length);
             heard = System.nanoTime();
             if (read < 0 && stalled) {
                 throw new IOException("closed");
@@ -55,6 +62,6 @@ final class Watch implements AutoCloseable {
     @Override
     public void close() throws IOException {
         guard.interrupt();
-        body.close();
+        in.close();
     }
 }

@@ -85,6 +85,9 @@ class DatasetTest {
         assertThat(scored.examples())
                 .containsExactly(
                         new Example.Scored("a", "b", 3.5, file + ":1"), new Example.Scored("c", "d", 4, file + ":2"));
+        Path whole = file("b.csv", "text,label\na,4\n");
+        assertThat(Dataset.read(whole, DataOptions.of(Shape.SCORED)).examples())
+                .containsExactly(new Example.Scored("a", null, 4, whole + ":2"));
         Dataset classes = read("a.jsonl", "{\"text\":\"a\",\"label\":0}\n{\"text\":\"c\",\"label\":true}\n");
         assertThat(classes.examples())
                 .containsExactly(
