@@ -1189,6 +1189,11 @@ public final class Tensor implements AutoCloseable {
         return inPlace("addcdiv_", () -> handle.addcdiv_(a.handle, b.handle, new Scalar(scale)), a, b);
     }
 
+    /** this = e to the power of this. */
+    public Tensor exp_() {
+        return inPlace("exp_", handle::exp_);
+    }
+
     /** this = √this. */
     public Tensor sqrt_() {
         return inPlace("sqrt_", handle::sqrt_);
