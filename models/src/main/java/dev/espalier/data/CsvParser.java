@@ -30,11 +30,15 @@ final class CsvParser {
     private long line = 1; // of the character that is read next
     private int ahead;
 
+    private final char[] buffer = new char[1 << 14]; // a call for each character of a reader takes a lock
+    private int at;
+    private int filled;
+
     private CsvParser(Path file, BufferedReader in, char delimiter) throws IOException {
         this.file = file;
         this.in = in;
         this.delimiter = delimiter;
-        this.ahead = in.read();
+        this.ahead = read();
     }
 
     /**
@@ -163,9 +167,21 @@ final class CsvParser {
         return ahead < 0 || ahead == delimiter || ahead == '\n' || ahead == '\r';
     }
 
+    private int read() throws IOException {
+        if (at == filled) {
+            at = 0;
+            filled = in.read(buffer, 0, buffer.length);
+            if (filled < 0) {
+                filled = 0;
+                return -1;
+            }
+        }
+        return buffer[at++];
+    }
+
     private int next() throws IOException {
         int c = ahead;
-        ahead = in.read();
+        ahead = read();
         // A break is "\n", "\r\n" or, on old Macs, "\r" alone: count it once.
         if (c == '\n' || (c == '\r' && ahead != '\n')) {
             line++;

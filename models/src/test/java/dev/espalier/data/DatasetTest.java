@@ -11,9 +11,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.sql.DriverManager;
 import java.sql.SQLException;
+import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Random;
 import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -54,6 +56,34 @@ class DatasetTest {
                         new Example.Labelled("two\nlines, \"quoted\"", null, "1", file + ":2"),
                         new Example.Labelled("5\" disk", null, "02", file + ":5"));
         assertThat(data.summary()).isEqualTo(file + ": 2 rows of text + label");
+    }
+
+    /** DuckDB writes what we read: an independent hand at the same format. */
+    @Test
+    void csvOfAnotherWriterIsReadAsMeant() throws SQLException {
+        Path file = folder.resolve("a.csv");
+        Random random = new Random(11);
+        List<String> texts = new ArrayList<>();
+        try (var duckdb = DriverManager.getConnection("jdbc:duckdb:");
+                var statement = duckdb.createStatement()) {
+            statement.execute("CREATE TABLE t (text VARCHAR, label VARCHAR)");
+            try (var insert = duckdb.prepareStatement("INSERT INTO t VALUES (?, 'x')")) {
+                for (int i = 0; i < 300; i++) {
+                    StringBuilder text = new StringBuilder("t");
+                    for (int n = random.nextInt(12); n > 0; n--) {
+                        text.append(List.of("\"", ",", "\n", "\r\n", " ", "a", "\u00e9", "\ud83c\udf33", "'", ";")
+                                .get(random.nextInt(10)));
+                    }
+                    texts.add(text.toString());
+                    insert.setString(1, text.toString());
+                    insert.execute();
+                }
+            }
+            statement.execute("COPY t TO '" + file + "' (HEADER)");
+        }
+        assertThat(Dataset.read(file, DataOptions.DEFAULT).examples())
+                .extracting(e -> ((Example.Labelled) e).text())
+                .containsExactlyElementsOf(texts);
     }
 
     @Test
