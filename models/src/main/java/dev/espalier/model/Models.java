@@ -6,6 +6,7 @@ import dev.espalier.EspalierException;
 import dev.espalier.hub.Hub;
 import dev.espalier.hub.Located;
 import dev.espalier.io.AtomicFile;
+import dev.espalier.io.Gguf;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
 import dev.espalier.io.TensorSource;
@@ -13,8 +14,10 @@ import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.text.ChatTemplate;
+import dev.espalier.text.SpecialTokens;
 import dev.espalier.text.Tokenizer;
 import java.io.IOException;
+import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -70,7 +73,7 @@ public final class Models {
         if (located instanceof Located.Local local) {
             return load(model, local.path(), purpose, options);
         }
-        throw new EspalierException("built-in models are not there yet: " + model);
+        return MiniLm.load(purpose, options); // the only one there is
     }
 
     /** Loads a folder or file of this machine with {@link LoadOptions#defaults()}. */
@@ -85,11 +88,14 @@ public final class Models {
 
     private static Pretrained load(String name, Path path, Purpose purpose, LoadOptions options) {
         check(Files.exists(path), "%s does not exist; check the path", path);
+        if (Files.isDirectory(path)) {
+            return folder(name, path, purpose, options);
+        }
         check(
-                Files.isDirectory(path),
-                "%s is a file that holds no whole model; name the folder that holds config.json and the weights",
+                path.getFileName().toString().endsWith(".gguf"),
+                "%s is a file that holds no whole model; name a .gguf file, or the folder that holds config.json and the weights",
                 path);
-        return folder(name, path, purpose, options);
+        return gguf(name, path, purpose, options);
     }
 
     private static Pretrained folder(String name, Path folder, Purpose purpose, LoadOptions options) {
@@ -113,19 +119,66 @@ public final class Models {
                             () -> ChatTemplate.find(folder),
                             GenerationConfig.read(
                                     (generation == json ? configFile : generationFile).toString(), generation),
-                            COMPANIONS.stream()
-                                    .map(folder::resolve)
-                                    .filter(Files::isRegularFile)
-                                    .toList())
+                            companions(folder))
                     .assemble(purpose, options);
         }
     }
 
-    private static List<Origin.Content> weightFiles(Path folder) {
+    private static Map<String, Content> companions(Path folder) {
+        Map<String, Content> found = new LinkedHashMap<>();
+        for (String name : COMPANIONS) {
+            if (Files.isRegularFile(folder.resolve(name))) {
+                found.put(name, Content.of(folder.resolve(name)));
+            }
+        }
+        return found;
+    }
+
+    private static Pretrained gguf(String name, Path file, Purpose purpose, LoadOptions options) {
+        Gguf gguf = Gguf.open(file);
+        try (GgufLlama source = new GgufLlama(gguf)) {
+            Map<String, Object> values = gguf.values();
+            Map<String, Content> companions = new LinkedHashMap<>();
+            boolean tokenizer = values.containsKey("tokenizer.ggml.model");
+            if (tokenizer) {
+                companions.put(
+                        "tokenizer.json",
+                        () -> Content.of(Tokenizer.jsonFromGguf(values)).open());
+                Optional<String> template = Optional.ofNullable((String) values.get("tokenizer.chat_template"));
+                companions.put(
+                        "tokenizer_config.json",
+                        Content.of(
+                                tokenizerConfig(SpecialTokens.fromGguf(values), "PreTrainedTokenizerFast", template)));
+            }
+            companions.put("generation_config.json", Content.of(Json.pretty(Map.of("eos_token_id", source.stopIds()))));
+            return new Parts(
+                            new Origin(name, List.of(Content.of(file))),
+                            file.toString(),
+                            source.config(),
+                            source,
+                            tokenizer ? () -> Tokenizer.fromGguf(values) : null,
+                            () -> ChatTemplate.fromGguf(values),
+                            GenerationConfig.DEFAULT.withStopIds(source.stopIds()),
+                            companions)
+                    .assemble(purpose, options);
+        } finally {
+            gguf.close();
+        }
+    }
+
+    /** A tokenizer_config.json for a tokenizer that came without. */
+    static String tokenizerConfig(SpecialTokens special, String tokenizerClass, Optional<String> chatTemplate) {
+        Map<String, Object> json = new LinkedHashMap<>(special.variables());
+        json.put("tokenizer_class", tokenizerClass);
+        chatTemplate.ifPresent(template -> json.put("chat_template", template));
+        return Json.pretty(json);
+    }
+
+    private static List<Content> weightFiles(Path folder) {
         try (Stream<Path> files = Files.list(folder)) {
             return files.filter(f -> f.getFileName().toString().endsWith(".safetensors"))
                     .sorted()
-                    .map(f -> (Origin.Content) () -> Files.newInputStream(f))
+                    .map(Content::of)
                     .toList();
         } catch (IOException e) {
             throw new UncheckedIOException(e);
@@ -141,7 +194,7 @@ public final class Models {
             @Nullable Supplier<Tokenizer> tokenizer,
             Supplier<Optional<ChatTemplate>> chatTemplate,
             GenerationConfig generation,
-            List<Path> companions) {
+            Map<String, Content> companions) {
 
         Pretrained assemble(Purpose purpose, LoadOptions options) {
             ModelConfig config = Family.config(configWhere, configJson);
@@ -234,8 +287,10 @@ public final class Models {
         AtomicFile.writeFolder(folder, target -> {
             Json.write(target.resolve("config.json"), configFor(pretrained));
             Safetensors.write(target.resolve("model.safetensors"), distinct(pretrained.model()));
-            for (Path file : pretrained.companions()) {
-                Files.copy(file, target.resolve(file.getFileName().toString()));
+            for (Map.Entry<String, Content> companion : pretrained.companions().entrySet()) {
+                try (InputStream in = companion.getValue().open()) {
+                    Files.copy(in, target.resolve(companion.getKey()));
+                }
             }
         });
     }

@@ -12,12 +12,6 @@ import org.jspecify.annotations.Nullable;
 /** Where a model came from: what a run or an adapter records, to be recognised on another day. */
 public final class Origin {
 
-    /** Something to hash, opened when needed. */
-    @FunctionalInterface
-    interface Content {
-        InputStream open() throws IOException;
-    }
-
     private static final int SLICE = 1 << 20;
 
     private final String name;

@@ -3,10 +3,8 @@ package dev.espalier.model;
 import dev.espalier.EspalierException;
 import dev.espalier.text.ChatTemplate;
 import dev.espalier.text.Tokenizer;
-import java.nio.file.Path;
 import java.util.Collections;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
@@ -22,7 +20,7 @@ public final class Pretrained implements AutoCloseable {
     private final Origin origin;
     private final Map<String, Object> configJson;
     private final Set<String> drawn;
-    private final List<Path> companions;
+    private final Map<String, Content> companions; // by file name
 
     private @Nullable Supplier<Optional<ChatTemplate>> findChatTemplate; // null: found
     private Optional<ChatTemplate> chatTemplate = Optional.empty();
@@ -35,7 +33,7 @@ public final class Pretrained implements AutoCloseable {
             Origin origin,
             Map<String, Object> configJson,
             Set<String> drawn,
-            List<Path> companions) {
+            Map<String, Content> companions) {
         this.model = model;
         this.tokenizer = tokenizer;
         this.findChatTemplate = findChatTemplate;
@@ -43,7 +41,7 @@ public final class Pretrained implements AutoCloseable {
         this.origin = origin;
         this.configJson = Collections.unmodifiableMap(new LinkedHashMap<>(configJson));
         this.drawn = Set.copyOf(drawn);
-        this.companions = List.copyOf(companions);
+        this.companions = Collections.unmodifiableMap(new LinkedHashMap<>(companions));
     }
 
     /** The network. */
@@ -123,7 +121,7 @@ public final class Pretrained implements AutoCloseable {
     }
 
     /** Files of tokenizer and the like that belong beside the weights. */
-    List<Path> companions() {
+    Map<String, Content> companions() {
         return companions;
     }
 

@@ -179,7 +179,8 @@ final class Rope {
         return Tensor.cat(List.of(first, second), -1).unsqueeze(2).to(dtype);
     }
 
-    private static float[] frequencies(Config c, int headDim) {
+    /** What each pair turns by from one position to the next: [E/2]. */
+    static float[] frequencies(Config c, int headDim) {
         int pairs = headDim / 2;
         float[] result = new float[pairs];
         double[] range = c.type() == Type.YARN ? correctionRange(c, headDim) : new double[] {0, 1};

@@ -87,6 +87,11 @@ public final class Tokenizer implements AutoCloseable {
         }
     }
 
+    /** The {@code tokenizer.json} that GGUF metadata amounts to, as {@link #fromGguf} uses it. */
+    public static String jsonFromGguf(Map<String, Object> values) {
+        return GgufTokenizer.json(values);
+    }
+
     /**
      * Token ids of a text.
      *
