@@ -4,6 +4,7 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
+import dev.espalier.model.Model;
 import dev.espalier.nn.Layer;
 import dev.espalier.nn.Linear;
 import dev.espalier.nn.Module;
@@ -27,7 +28,7 @@ import org.jspecify.annotations.Nullable;
  * A frozen network that carries adapters: several of them by name, some of them active.
  *
  * <pre>{@code
- * AdaptedModel adapted = new AdaptedModel(network, heads);
+ * AdaptedModel adapted = AdaptedModel.of(pretrained.model());
  * adapted.attach("default", AdapterSpec.of(new Lora.Type(), Lora.Config.of(8, 16), Targets.ALL), new Seed(0));
  * train(adapted.trainableParameters());
  * adapted.merge();
@@ -59,6 +60,11 @@ public final class AdaptedModel implements AutoCloseable {
         this.network = network;
         this.heads = List.copyOf(heads);
         network.namedParameters().values().forEach(p -> p.trainable(false));
+    }
+
+    /** A model without adapters, which stops training. */
+    public static AdaptedModel of(Model model) {
+        return new AdaptedModel(model, model.heads());
     }
 
     /** The network underneath, adapted or not as this model stands. */

@@ -25,11 +25,13 @@ public final class Attached {
     static final String PREFIX = "base_model.model.";
 
     private final String name;
-    private final AdapterSpec<?> spec;
+    private AdapterSpec<?> spec;
+    private PeftFolder.@Nullable Info info;
     private final List<Site> sites;
     private final AdapterType.Made made;
     private final Map<String, LoraFactors> offsets = new LinkedHashMap<>(); // by path
     private final Map<String, Copy> copies = new LinkedHashMap<>(); // by key in the file
+    private final Map<String, Copy> alsoNamed = new LinkedHashMap<>(); // by the keys of tied modules
     private final List<Parameter> moving = new ArrayList<>(); // those of the adapters that train
 
     Attached(String name, AdapterSpec<?> spec, List<Site> sites, AdapterType.Made made) {
@@ -48,6 +50,20 @@ public final class Attached {
     /** What was asked for. */
     public AdapterSpec<?> spec() {
         return spec;
+    }
+
+    /** What the files that it was read from say about the network, or null. */
+    public PeftFolder.@Nullable Info info() {
+        return info;
+    }
+
+    void info(PeftFolder.Info about) {
+        info = about;
+    }
+
+    /** Remembers how it was started, where its start came from a file. */
+    void startedBy(AdapterSpec<?> original) {
+        spec = original;
     }
 
     /** The layers it is on, in the network's order. */
@@ -80,6 +96,7 @@ public final class Attached {
         Map<String, Tensor> all = new LinkedHashMap<>();
         adapterParameters().forEach((key, p) -> all.put(key, p.tensor()));
         copies.forEach((key, copy) -> all.put(key, copy.tensor()));
+        alsoNamed.forEach((key, copy) -> all.put(key, copy.tensor()));
         return all;
     }
 
@@ -180,6 +197,14 @@ public final class Attached {
         Map<String, Module> kept = Targets.modules(network, spec.modulesToSave());
         kept.forEach((path, module) ->
                 module.namedParameters().forEach((leaf, place) -> copy(PREFIX + join(path, leaf), place, true)));
+        if (spec.ensureWeightTying()) { // PEFT writes what is tied once for each of its names
+            network.namedParameters().forEach((path, place) -> {
+                if (copies.values().stream().anyMatch(copy -> copy.place == place)
+                        && !copies.containsKey(PREFIX + path)) {
+                    copy(PREFIX + path, place, true);
+                }
+            });
+        }
         if (spec.bias() == AdapterSpec.Bias.ALL) {
             network.namedParameters().forEach((path, place) -> {
                 if (path.contains("bias") && !Targets.within(spec.modulesToSave(), path)) {
@@ -207,6 +232,7 @@ public final class Attached {
     Copy copy(String key, Parameter place, boolean trained) {
         for (Copy known : copies.values()) {
             if (known.place == place) {
+                alsoNamed.put(key, known);
                 return known;
             }
         }

@@ -13,6 +13,9 @@ public interface Initializer extends Method {
     @org.jspecify.annotations.Nullable
     Initializer named(String name);
 
+    /** Whether anyone who has the same weights can compute the same start again. */
+    boolean isRepeatable();
+
     /**
      * Sets starting values, for layers through {@link Attached#start}. The network is never changed: what a method takes out of
      * a weight stays in the adapter.

@@ -2,7 +2,7 @@
  * Adapters: small trained parts that change what one layer of a frozen network computes.
  *
  * <p>{@link dev.espalier.adapter.AdaptedModel} hangs adapters on the layers of a network, switches between them, merges
- * them, and knows all that methods have in common; {@code PeftFolder} reads and writes them as Hugging
+ * them, and knows all that methods have in common; {@link dev.espalier.adapter.PeftFolder} reads and writes them as Hugging
  * Face PEFT does. A method is one file: its mathematics, its settings, and its {@link dev.espalier.adapter.AdapterType}.
  *
  * <p><b>The methods here.</b> {@link dev.espalier.adapter.Lora} is the one to begin with. {@link

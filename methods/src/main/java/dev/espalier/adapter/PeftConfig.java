@@ -1,0 +1,152 @@
+package dev.espalier.adapter;
+
+import dev.espalier.nn.Conv1D;
+import dev.espalier.nn.Embedding;
+import dev.espalier.nn.Linear;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Objects;
+import java.util.TreeMap;
+import java.util.function.Function;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+
+/** Makes {@code adapter_config.json}: the method's own keys, and those that all methods share. */
+final class PeftConfig {
+
+    /** The release whose files these are. */
+    static final String PEFT_VERSION = "0.21.2";
+
+    /** Names of embeddings whose weights PEFT saves along when a list of targets holds them. */
+    private static final List<String> EMBEDDINGS = List.of("embed_tokens", "lm_head");
+
+    private PeftConfig() {}
+
+    /** A configuration, and the embeddings whose own weights go into the file because of it. */
+    record Written(Map<String, @Nullable Object> json, List<Site> embeddingsToSave) {}
+
+    /** @param unfold whether ranks double, because a frozen start is written as further ranks */
+    static Written write(Attached adapter, PeftFolder.@Nullable Info info, boolean unfold) {
+        Map<String, @Nullable Object> own = own(adapter.spec());
+        if (unfold) {
+            unfold(own);
+        }
+        return complete(adapter, info, adapter.spec().type().peftType(), own);
+    }
+
+    /** The configuration of a plain LoRA with given factors. */
+    static Written writeLora(Attached adapter, PeftFolder.@Nullable Info info, Map<String, LoraFactors> factors) {
+        Function<LoraFactors, Double> alphaOf = f -> f.scale() * f.rank();
+        int rank = Math.toIntExact(mostCommon(factors, LoraFactors::rank));
+        double alpha = mostCommon(factors, alphaOf);
+        Map<String, Integer> ranks = new LinkedHashMap<>();
+        Map<String, Double> alphas = new LinkedHashMap<>();
+        factors.forEach((path, f) -> {
+            String pattern = path.replace(".", "\\.");
+            if (f.rank() != rank) {
+                ranks.put(pattern, Math.toIntExact(f.rank()));
+            }
+            if (alphaOf.apply(f) != alpha) {
+                alphas.put(pattern, alphaOf.apply(f));
+            }
+        });
+        boolean bias = factors.values().stream().anyMatch(f -> f.bias() != null);
+        Lora.Config config = new Lora.Config(rank, alpha, 0, false, bias, Lora.Config.STANDARD, ranks, alphas);
+        return complete(adapter, info, new Lora.Type().peftType(), new Lora.Type().write(config));
+    }
+
+    /** Name of the initialiser that a specification asks for, or empty. */
+    static <C> String initializer(AdapterSpec<C> spec) {
+        return spec.type().initializer(spec.config());
+    }
+
+    static <C> Map<String, @Nullable Object> own(AdapterSpec<C> spec) {
+        return spec.type().write(spec.config());
+    }
+
+    private static Written complete(
+            Attached adapter, PeftFolder.@Nullable Info info, String peftType, Map<String, @Nullable Object> own) {
+        AdapterSpec<?> spec = adapter.spec();
+        Map<String, @Nullable Object> json = new TreeMap<>(own);
+        json.replace("bias", spec.bias().name().toLowerCase(Locale.ROOT));
+        json.replace("fan_in_fan_out", adapter.sites().stream().anyMatch(site -> site.layer() instanceof Conv1D));
+        json.replace("ensure_weight_tying", spec.ensureWeightTying());
+        Targets targets = spec.targets();
+        if (targets.isPlain()) {
+            json.put("target_modules", targets.regex() ? targets.items().get(0) : targets.items());
+            json.put("exclude_modules", orNull(targets.exclude()));
+            json.put("layers_to_transform", orNull(targets.layersToTransform()));
+            json.put("layers_pattern", orNull(targets.layersPattern()));
+        } else {
+            json.put("target_modules", adapter.sites().stream().map(Site::path).toList());
+            json.put("exclude_modules", null);
+            json.put("layers_to_transform", null);
+            json.put("layers_pattern", null);
+        }
+        json.put("modules_to_save", orNull(spec.modulesToSave()));
+        json.put("peft_type", peftType);
+        json.put("peft_version", PEFT_VERSION);
+        json.put("inference_mode", true);
+        json.put("base_model_name_or_path", info == null ? null : info.baseModel());
+        json.put("revision", info == null ? null : info.revision());
+        json.put("task_type", info == null ? null : info.taskType());
+        json.put("auto_mapping", info == null ? null : info.autoMapping());
+        return new Written(json, embeddings(adapter, Objects.requireNonNull(json.get("target_modules"))));
+    }
+
+    private static List<Site> embeddings(Attached adapter, Object targets) {
+        boolean targeted = targets instanceof List<?> list
+                ? EMBEDDINGS.stream().anyMatch(list::contains)
+                : adapter.sites().stream().anyMatch(site -> isEmbedding(site.path()));
+        if (!targeted) {
+            return List.of();
+        }
+        return adapter.sites().stream()
+                .filter(site -> isEmbedding(site.path())
+                        && (site.layer() instanceof Embedding || site.layer() instanceof Linear))
+                .toList();
+    }
+
+    private static boolean isEmbedding(String path) {
+        return EMBEDDINGS.stream().anyMatch(e -> Targets.named(e, path));
+    }
+
+    /** Twice the ranks at the same scale: s = alpha / r, or alpha / √r. */
+    private static void unfold(Map<String, @Nullable Object> json) {
+        double factor = Boolean.TRUE.equals(json.get("use_rslora")) ? Math.sqrt(2) : 2;
+        json.computeIfPresent("r", (key, value) -> ((Number) value).intValue() * 2);
+        json.computeIfPresent("lora_alpha", (key, value) -> times(value, factor));
+        json.computeIfPresent("rank_pattern", (key, value) -> each(value, v -> ((Number) v).intValue() * 2));
+        json.computeIfPresent("alpha_pattern", (key, value) -> each(value, v -> times(v, factor)));
+        json.put("init_lora_weights", true);
+    }
+
+    private static Object times(Object value, double factor) {
+        double product = ((Number) value).doubleValue() * factor;
+        return product == Math.rint(product) ? (Object) (long) product : (Object) product;
+    }
+
+    private static Map<String, Object> each(Object map, Function<Object, Object> change) {
+        Map<String, Object> changed = new LinkedHashMap<>();
+        ((Map<?, ?>) map).forEach((key, value) -> changed.put((String) key, change.apply(value)));
+        return changed;
+    }
+
+    private static @Nullable Object orNull(List<?> list) {
+        return list.isEmpty() ? null : list;
+    }
+
+    private static <T> T mostCommon(Map<String, LoraFactors> factors, Function<LoraFactors, T> property) {
+        List<T> values = new ArrayList<>();
+        factors.values().forEach(f -> values.add(property.apply(f)));
+        Map<T, Long> counts =
+                values.stream().collect(Collectors.groupingBy(v -> v, LinkedHashMap::new, Collectors.counting()));
+        return counts.entrySet().stream()
+                .max(Map.Entry.comparingByValue())
+                .orElseThrow()
+                .getKey();
+    }
+}
