@@ -130,6 +130,11 @@ public final class Fields {
         return read(name, "integer", defaultValue, FieldValues::asLong);
     }
 
+    /** A whole number of 64 bits that must be given. */
+    public long longInteger(String name) {
+        return required(name, "integer", 1L, FieldValues::asLong);
+    }
+
     /** A number. */
     public double number(String name, double defaultValue) {
         return read(name, "number", defaultValue, FieldValues::asDouble);

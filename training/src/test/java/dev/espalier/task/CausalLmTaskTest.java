@@ -5,6 +5,8 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.within;
 
 import dev.espalier.data.Batch;
+import dev.espalier.data.Collator;
+import dev.espalier.data.Encoding;
 import dev.espalier.nn.Embedding;
 import dev.espalier.nn.Linear;
 import dev.espalier.nn.Module;
@@ -12,8 +14,16 @@ import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
+import dev.espalier.train.Callback;
+import dev.espalier.train.StepContext;
+import dev.espalier.train.TrainConfig;
+import dev.espalier.train.Trainer;
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -116,6 +126,53 @@ class CausalLmTaskTest {
                 assertThat(gradient[i]).isEqualTo((above - below) / (2 * h), within(1e-7));
             }
         }
+    }
+
+    /** Texts of different lengths, and different shares of them supervised: a mean of means would be another number. */
+    @Test
+    void accumulationDoesNotChangeTheGradient() {
+        List<Encoding> texts = new ArrayList<>();
+        for (int i = 0; i < 8; i++) {
+            int[] ids = new int[3 + 5 * (i % 3)];
+            boolean[] supervised = new boolean[ids.length];
+            for (int t = 0; t < ids.length; t++) {
+                ids[t] = (i * 7 + t * 3) % VOCAB;
+                supervised[t] = t >= 1 + i % 2;
+            }
+            texts.add(new Encoding(ids, null, supervised, null, "data.jsonl:" + i));
+        }
+        List<double[]> gradients = new ArrayList<>();
+        List<Double> losses = new ArrayList<>();
+        for (int accumulation : new int[] {1, 4}) {
+            int rows = 8 / accumulation;
+            Collator data =
+                    new Collator(texts, new Collator.Options(rows, 0, Collator.Side.RIGHT, false, 0), new Seed(1));
+            try (Net net = new Net(DType.FLOAT64);
+                    Trainer trainer = Trainer.builder(net.task(0), data)
+                            .parameters(Map.of("embed.weight", net.embed.weightParameter()))
+                            .config(TrainConfig.builder()
+                                    .steps(1)
+                                    .accumulation(accumulation)
+                                    .clip(0)
+                                    .build())
+                            .callback(new Callback() {
+                                @Override
+                                public void afterBackward(StepContext step) {
+                                    gradients.add(net.embed
+                                            .weightParameter()
+                                            .tensor()
+                                            .grad()
+                                            .doubles());
+                                }
+                            })
+                            .build()) {
+                losses.add(trainer.train().trainLoss());
+            }
+        }
+        assertThat(gradients.get(1)).containsExactly(gradients.get(0), within(1e-14));
+        assertThat(losses.get(1)).isEqualTo(losses.get(0), within(1e-12));
+        assertThat(Arrays.stream(gradients.get(0)).map(Math::abs).max().orElseThrow())
+                .isGreaterThan(0.01);
     }
 
     @Test
