@@ -13,6 +13,8 @@ import java.util.List;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 class TokenizerTest {
 
@@ -192,6 +194,31 @@ class TokenizerTest {
         assertThatThrownBy(() -> Tokenizer.open(file))
                 .isInstanceOf(EspalierException.class)
                 .hasMessageContaining("is not UTF-8");
+    }
+
+    /** Each of these ends the process if it reaches the tokenizers library. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '#',
+            quoteCharacter = '`',
+            value = {
+                "normalizer # {'type':'Precompiled','precompiled_charsmap':''} # map of a Precompiled normalizer is damaged",
+                "normalizer # {'type':'Sequence','normalizers':[{'type':'Precompiled','precompiled_charsmap':'/////////w=='}]} # map of a Precompiled",
+                "pre_tokenizer # {'type':'FixedLength','length':0} # needs a length of 1 or more",
+                "decoder # {'type':'Strip','content':' ','start':0,'stop':1} # Strip decoder with stop 1",
+                "post_processor # {'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'X','type_id':0}}],'pair':[],'special_tokens':{}} # names the token 'X'",
+                "post_processor # {'type':'TemplateProcessing','single':[{'Sequence':{'id':'B','type_id':0}}],'pair':[{'Sequence':{'id':'A','type_id':0}}],'special_tokens':{}} # asks for a second one",
+                "model # {'type':'BPE','vocab':{'h':0,'e':1,'he':2},'merges':[['h','e']],'continuing_subword_prefix':'@@'} # lacks the prefix",
+            })
+    void whatWouldEndTheProcessGetsASentence(String part, String value, String message) {
+        String model = "{'type':'BPE','vocab':{'a':0},'merges':[]}";
+        String json = (part.equals("model")
+                        ? "{'model':" + value + "}"
+                        : "{'model':" + model + ",'" + part + "':" + value + "}")
+                .replace('\'', '"');
+        assertThatThrownBy(() -> Tokenizer.of(json, SpecialTokens.NONE))
+                .isInstanceOf(EspalierException.class)
+                .hasMessageContaining(message.replace('\'', '"'));
     }
 
     @Test
