@@ -42,6 +42,12 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
     @Nullable
     Integer padTokenId();
 
+    /** Parameters of the token table and of two matrices of each MLP: no model of this configuration has fewer. */
+    default long leastParameters() {
+        long block = 2L * hiddenSize() * intermediateSize();
+        return (long) vocabSize() * hiddenSize() + numHiddenLayers() * block;
+    }
+
     /**
      * Refuses a size that no real model has, before anything is allocated for it.
      *

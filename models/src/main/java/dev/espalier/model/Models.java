@@ -9,6 +9,7 @@ import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Gguf;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
+import dev.espalier.io.TensorInfo;
 import dev.espalier.io.TensorSource;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
@@ -198,6 +199,7 @@ public final class Models {
 
         Pretrained assemble(Purpose purpose, LoadOptions options) {
             ModelConfig config = Family.config(configWhere, configJson);
+            checkSize(config);
             DType dtype = options.precision().resolve(options.device(), source);
             boolean newHead = false;
             Model model;
@@ -229,6 +231,20 @@ public final class Models {
                 model.close();
                 throw e;
             }
+        }
+
+        /** Nothing is allocated for a model many times larger than its file; smaller differences are told tensor by tensor. */
+        private void checkSize(ModelConfig config) {
+            long held = source.tensors().values().stream()
+                    .mapToLong(TensorInfo::numel)
+                    .sum();
+            check(
+                    config.leastParameters() / 4 <= Math.max(held, 1 << 24),
+                    "%s describes a model of at least %d parameters, and %s holds %d; they do not belong together",
+                    configWhere,
+                    config.leastParameters(),
+                    source.where(),
+                    held);
         }
     }
 
