@@ -586,7 +586,7 @@ EXPRESSIONS = [
     "['tab\\t', 'nl\\n', 'back\\\\', 'é', '\\u200b', '😀', '\\x7f', \"'\", '\"', '\\'\"']", "'a\\tb\\\"c\\d\\x41\\u00e9\\101'",
     "'a' 'b'", "('x',)", "1, 2", "'' is none",
     # arithmetic
-    "7 // 2", "-7 // 2", "7 % 3", "-7 % 3", "7 % -3", "7.5 // 2", "-7.5 % 2", "2 ** 10", "2 ** -1", "2 ** 3 ** 2", "-2 ** 2", "1 + 2 * 3 - 4 / 2",
+    "7 // 2", "-7 // 2", "7 % 3", "-7 % 3", "7 % -3", "7.5 // 2", "3 % 0.1", "-1 // 0.3", "0.3 is even", "nope is callable", "[{'a': 1}, {}] | sort(attribute='b')", "-7.5 % 2", "2 ** 10", "2 ** -1", "2 ** 3 ** 2", "-2 ** 2", "1 + 2 * 3 - 4 / 2",
     "'ab' * 3", "3 * 'ab'", "[1] * 3", "[1] + [2]", "(1,) + (2,)", "'a' + 'b'", "true + 1", "1 ~ 2 ~ none ~ [1]", "'n: %d, %s' % (3, 'x')", "'%05.1f|%-5s|%+d|%x' % (3.14159, 'ab', 4, 255)", "'%s' % 'one'", "'%(a)s' % {'a': 1}", "+3", "- -3", "-1 | abs", "5 | round", "2.5 | round", "3.14159 | round(2)", "2.1 | round(0, 'ceil')", "2.9 | round(method='floor')",
     # comparison and logic
     "1 < 2 < 3", "1 < 3 < 2", "1 == 1.0", "true == 1", "'a' < 'b'", "[1, 2] < [1, 3]", "'a' in 'cat'", "2 in [1, 2]", "'k' in {'k': 1}", "'x' not in 'abc'", "not 1 == 2", "not false and true", "1 or 0", "0 or ''", "'' or 'd'", "1 and 2", "0 and 2", "none == none", "nope == nope2", "nope is defined", "1 if 0", "1 if 0 else 2 if 0 else 3", "(1, 2) == (1, 2)", "[1] == (1,)", "{'a': 1} == {'a': 1.0}", "'a' == 1", "nope ~ 'x'", "nope | length", "not nope", "1 != 2", "3 >= 3 > 2", "'b' > 'a'",
@@ -688,6 +688,9 @@ ERRORS = {
     "length_int": "{{ 5 | length }}",
     "json_undefined": "{{ nope | tojson }}",
     "dunder_call": "{{ ''.__class__.__mro__ }}",
+    "slice_of_number": "{{ f[1:] }}",
+    "slice_of_dict": "{{ s[:2] }}",
+    "undefined_int": "{{ nope | int }}",
     "call_str": "{{ 'a'() }}",
     "range_huge": "{{ range(1000000) }}",
     "empty_expression": "{{ }}",

@@ -103,18 +103,17 @@ final class Filters {
         add(
                 "indent width? first? blank?",
                 (env, v, a) -> indent(
-                        Py.str(v),
+                        Py.text(v),
                         a.get(0, 4L) instanceof String by ? by : " ".repeat(Math.max(0, a.integer(0, 4))),
                         a.flag(1, false),
                         a.flag(2, false)));
         add("truncate length? killwords? end? leeway?", (env, v, a) -> {
-            String text = Py.str(v);
             int length = a.integer(0, 255);
             String end = Py.str(a.get(2, "..."));
-            int size = Py.length(text);
-            if (size <= length + a.integer(3, 5)) {
-                return text;
+            if (Py.length(v) <= length + a.integer(3, 5)) {
+                return v;
             }
+            String text = Py.text(v);
             String cut = text.substring(0, text.offsetByCodePoints(0, Math.max(0, length - Py.length(end))));
             int space = cut.lastIndexOf(' ');
             return (a.flag(1, false) || space < 0 ? cut : cut.substring(0, space)) + end;
@@ -131,9 +130,9 @@ final class Filters {
                 (env, v, a) -> Operators.number(v) instanceof Long number
                         ? (Object) Math.absExact(number)
                         : (Object) Math.abs((Double) Operators.number(v)));
-        add("int default? base?", (env, v, a) -> integer(v, a.get(0, 0L), a.integer(1, 10)));
+        add("int default? base?", (env, v, a) -> integer(Py.defined(v), a.get(0, 0L), a.integer(1, 10)));
         add("float default?", (env, v, a) -> {
-            Double number = real(v);
+            Double number = real(Py.defined(v));
             return number == null ? a.get(0, 0.0) : number;
         });
         add("round precision? method?", (env, v, a) -> {
@@ -203,8 +202,8 @@ final class Filters {
         });
         add("sort reverse? case_sensitive? attribute?", (env, v, a) -> {
             List<Object> sorted = new ArrayList<>(Py.items(v));
-            Comparator<Object> order = (x, y) ->
-                    Operators.order(env, key(x, a.get(2), a.flag(1, false)), key(y, a.get(2), a.flag(1, false)));
+            Comparator<Object> order = Comparator.comparing(
+                    item -> keys(item, a.get(2), a.flag(1, false)), (x, y) -> Operators.order(env, x, y));
             sorted.sort(a.flag(0, false) ? order.reversed() : order);
             return sorted;
         });
@@ -329,6 +328,19 @@ final class Filters {
 
     private static Object key(Object item, Object attribute, boolean caseSensitive) {
         return folded(attribute == Py.None.NONE ? item : attribute(item, attribute), caseSensitive);
+    }
+
+    /** What to sort by: one member, or several with commas between. */
+    private static Object keys(Object item, Object attributes, boolean caseSensitive) {
+        List<Object> keys = new ArrayList<>();
+        if (attributes instanceof String several) {
+            for (String one : several.split(",", -1)) {
+                keys.add(key(item, one, caseSensitive));
+            }
+        } else {
+            keys.add(key(item, attributes, caseSensitive));
+        }
+        return keys;
     }
 
     private static Object folded(Object value, boolean caseSensitive) {

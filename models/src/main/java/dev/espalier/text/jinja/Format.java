@@ -55,7 +55,7 @@ final class Format {
             out.append(padded(text, width, align == '=' ? "0" : " ", align));
             Py.bounded(out.length());
         }
-        if (next < given.size() && !(values instanceof Map)) {
+        if (next < given.size() && !(values instanceof Map || values instanceof List)) {
             throw Fault.of("\"%s\" has fewer places than values", format);
         }
         return out.append(format, done, format.length()).toString();

@@ -93,10 +93,16 @@ final class Operators {
             case "-" -> a - b;
             case "*" -> a * b;
             case "/" -> a / b;
-            case "//" -> Math.floor(a / b);
-            case "%" -> a - b * Math.floor(a / b);
+            case "//" -> Math.rint((a - modulo(a, b)) / b);
+            case "%" -> modulo(a, b);
             default -> Math.pow(a, b);
         };
+    }
+
+    /** The remainder with the divisor's sign. */
+    private static double modulo(double a, double b) {
+        double rest = a % b;
+        return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
     }
 
     private static Object whole(String operator, long a, long b) {
@@ -255,7 +261,7 @@ final class Operators {
         return false;
     }
 
-    /** {@code value[from:to:step]}; of something that has no parts, an undefined value. */
+    /** {@code value[from:to:step]}. */
     static Object slice(Object value, @Nullable Integer from, @Nullable Integer to, @Nullable Integer step) {
         Py.defined(value);
         int stride = step == null ? 1 : step;
@@ -263,7 +269,7 @@ final class Operators {
             throw Fault.of("a slice's step cannot be zero");
         }
         if (!(value instanceof String || value instanceof List || value instanceof Py.Tuple)) {
-            return new Py.Undefined(Py.described(value) + " has no slices");
+            throw Fault.of("%s has no slices", Py.described(value));
         }
         List<Object> items = Py.items(value);
         int size = items.size();

@@ -29,12 +29,10 @@ final class Tests {
         add("mapping", (env, v, a) -> v instanceof Map);
         add("sequence", (env, v, a) -> v instanceof Map || iterable(v));
         add("iterable", (env, v, a) -> v instanceof Map || iterable(v));
-        add("callable", (env, v, a) -> v instanceof Callable);
-        add("odd", (env, v, a) -> Math.floorMod(Py.integer(v), 2L) == 1);
-        add("even", (env, v, a) -> Math.floorMod(Py.integer(v), 2L) == 0);
-        add(
-                "divisibleby num",
-                (env, v, a) -> Long.valueOf(0).equals(Operators.binary("%", Py.integer(v), Py.integer(a.get(0)))));
+        add("callable", (env, v, a) -> v instanceof Callable || v instanceof Py.Undefined);
+        add("odd", (env, v, a) -> remains(env, v, 2L, 1L));
+        add("even", (env, v, a) -> remains(env, v, 2L, 0L));
+        add("divisibleby num", (env, v, a) -> remains(env, v, a.get(0), 0L));
         add("lower", (env, v, a) -> cased(Py.str(v), Py.str(v).toLowerCase(Locale.ROOT)));
         add("upper", (env, v, a) -> cased(Py.str(v), Py.str(v).toUpperCase(Locale.ROOT)));
         add("sameas other", (env, v, a) -> v == a.get(0) || (v instanceof Boolean && v.equals(a.get(0))));
@@ -67,6 +65,10 @@ final class Tests {
 
     private static void compare(String name, String operator) {
         add(name + " other", (env, v, a) -> Operators.compare(env, operator, v, a.get(0)));
+    }
+
+    private static boolean remains(Env env, Object value, Object divisor, Object remainder) {
+        return Operators.equal(env, Operators.binary("%", Operators.number(value), divisor), remainder);
     }
 
     private static boolean iterable(Object value) {
