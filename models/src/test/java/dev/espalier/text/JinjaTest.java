@@ -68,6 +68,8 @@ class JinjaTest {
                 "{% set ns = namespace(x=[1]) %}{% for i in range(90) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
                 "{% set ns = namespace(x=[1]) %}{% for i in range(90) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
                 "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(90) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}",
+                "{% set n = namespace(a=[]) %}{% for i in range(9999) %}{% set n.a = n.a + ['x' * 9999999 ~ i] %}{% endfor %}",
+                "{% set n = namespace(a=[]) %}{% for i in range(9999) %}{% set t %}{{ 'x' * 9999999 }}{{ i }}{% endset %}{% set n.a = n.a + [t] %}{% endfor %}",
                 "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
                 "{{ 'x' * 10 ** 12 }}",
                 "{{ [1] * 10 ** 12 }}",

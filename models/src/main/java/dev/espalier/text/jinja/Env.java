@@ -10,7 +10,8 @@ import org.jspecify.annotations.Nullable;
 /** One rendering: its variables, its output, and how much more work it may do. */
 final class Env {
 
-    private static final long MAX_STEPS = 20_000_000;
+    private static final long MAX_STEPS = 10_000_000;
+    private static final long MAX_MADE = 1L << 28;
     private static final int MAX_CALLS = 100;
 
     /** Variables seen from some place: its own, then those around it. */
@@ -46,6 +47,7 @@ final class Env {
     private Scope scope;
     private StringBuilder out = page;
     private long steps;
+    private long made; // characters and items of all values so far
     private int calls;
 
     Env(Map<String, Object> variables, Clock clock) {
@@ -65,6 +67,15 @@ final class Env {
         if (++steps > MAX_STEPS) {
             throw Fault.of("more than %d steps of work; the template does not seem to end", MAX_STEPS);
         }
+    }
+
+    /** Counts what an expression made, so that a hostile template cannot fill the memory with values it keeps. */
+    <T> T made(T value) {
+        made += value instanceof String text ? text.length() : value instanceof List<?> list ? list.size() : 1;
+        if (made > MAX_MADE) {
+            throw Fault.of("values of more than %d characters in all; the template makes too much", MAX_MADE);
+        }
+        return value;
     }
 
     Object variable(String name) {
@@ -102,7 +113,7 @@ final class Env {
         out = new StringBuilder();
         try {
             action.run();
-            return out.toString();
+            return made(out.toString());
         } finally {
             out = before;
         }

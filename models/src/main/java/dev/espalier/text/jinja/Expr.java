@@ -87,7 +87,7 @@ sealed interface Expr {
         @Override
         public Object eval(Env env) {
             env.step();
-            return Operators.binary(operator, left.eval(env), right.eval(env));
+            return env.made(Operators.binary(operator, left.eval(env), right.eval(env)));
         }
     }
 
@@ -145,7 +145,7 @@ sealed interface Expr {
             @Nullable Expr step) implements Expr {
         @Override
         public Object eval(Env env) {
-            return Operators.slice(object.eval(env), bound(from, env), bound(to, env), bound(step, env));
+            return env.made(Operators.slice(object.eval(env), bound(from, env), bound(to, env), bound(step, env)));
         }
 
         private static @Nullable Integer bound(@Nullable Expr expression, Env env) {
@@ -188,7 +188,7 @@ sealed interface Expr {
             env.step();
             Object value = Py.defined(function.eval(env));
             if (value instanceof Callable callable) {
-                return callable.call(env, given.eval(env));
+                return env.made(callable.call(env, given.eval(env)));
             }
             throw Fault.of("%s cannot be called", Py.described(value));
         }
@@ -197,7 +197,7 @@ sealed interface Expr {
     record Filter(Expr value, String name, Given given) implements Expr {
         @Override
         public Object eval(Env env) {
-            return Filters.apply(env, name, value.eval(env), given.eval(env));
+            return env.made(Filters.apply(env, name, value.eval(env), given.eval(env)));
         }
     }
 

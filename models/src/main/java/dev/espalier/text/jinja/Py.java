@@ -16,7 +16,7 @@ import org.jspecify.annotations.Nullable;
 final class Py {
 
     /** No text of a rendering may grow beyond this many chars, nor a list beyond this many items. */
-    static final int MAX_SIZE = 1 << 26;
+    static final int MAX_SIZE = 1 << 24;
 
     private Py() {}
 
