@@ -75,15 +75,18 @@ final class ChunkedCrossEntropy {
     private static double lossAndGradient(Tensor z, Tensor targets, double smoothing) {
         double uniform = smoothing / z.size(-1);
         Tensor index = targets.unsqueeze(-1); // [rows, 1]
-        Tensor total = z.logsumexp(-1, true);
-        Tensor logP = z.gather(-1, index).sub(total); // log-probability of each target
+        Tensor wanted = z.gather(-1, index);
+        Tensor mean = smoothing > 0 ? z.mean(-1, true) : wanted;
+        // The softmax in place: one pass of exponentials serves loss and gradient.
+        Tensor max = z.amax(-1, true);
+        z.sub_(max).exp_();
+        Tensor sum = z.sum(-1, true);
+        z.div_(sum);
+        Tensor total = max.add(sum.log()); // logsumexp
+        Tensor logP = wanted.sub(total); // log-probability of each target
         double loss = -(1 - smoothing) * logP.to(DType.FLOAT64).sum().item();
         if (smoothing > 0) {
-            loss -= smoothing
-                    * z.mean(-1, true).sub(total).to(DType.FLOAT64).sum().item();
-        }
-        z.sub_(total).exp_();
-        if (smoothing > 0) {
+            loss -= smoothing * mean.sub(total).to(DType.FLOAT64).sum().item();
             z.add_(-uniform);
         }
         z.scatter_(-1, index, logP.exp().add(-uniform - (1 - smoothing)));

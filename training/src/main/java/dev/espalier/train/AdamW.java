@@ -48,6 +48,11 @@ public final class AdamW implements Optimizer {
         public Optimizer create(List<ParameterGroup> groups) {
             return new AdamW(this, groups);
         }
+
+        @Override
+        public long stateBytes(List<ParameterGroup> groups) {
+            return Slabs.stateBytes(groups, 2);
+        }
     }
 
     private final Config config;

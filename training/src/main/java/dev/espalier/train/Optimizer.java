@@ -17,6 +17,9 @@ public interface Optimizer extends AutoCloseable {
         /** An optimiser over these groups, with fresh state. */
         Optimizer create(List<ParameterGroup> groups);
 
+        /** Bytes that an optimiser over these groups will remember, known without making it. */
+        long stateBytes(List<ParameterGroup> groups);
+
         /** Weight decay of parameters that come in no group of their own. */
         double weightDecay();
     }

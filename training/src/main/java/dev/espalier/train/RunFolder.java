@@ -4,11 +4,9 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.io.Faults;
 import dev.espalier.io.Json;
-import dev.espalier.tensor.Machine;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.stream.Stream;
 
@@ -61,18 +59,5 @@ final class RunFolder {
 
     void write(Map<String, ?> record) {
         Json.write(record(), record);
-    }
-
-    /** What the numbers of a run depend on besides its recipe. */
-    static Map<String, Object> versions() {
-        String own = RunFolder.class.getPackage().getImplementationVersion();
-        Map<String, Object> versions = new LinkedHashMap<>();
-        versions.put("espalier", own == null ? "development" : own);
-        versions.put("libtorch", Machine.libtorch());
-        versions.put("java", System.getProperty("java.vm.name") + " " + System.getProperty("java.vm.version"));
-        versions.put("os", System.getProperty("os.name") + " " + System.getProperty("os.arch"));
-        versions.put("cpu", Machine.cpu());
-        versions.put("threads", Machine.threads());
-        return versions;
     }
 }

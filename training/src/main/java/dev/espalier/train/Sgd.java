@@ -43,6 +43,11 @@ public final class Sgd implements Optimizer {
         public Optimizer create(List<ParameterGroup> groups) {
             return new Sgd(this, groups);
         }
+
+        @Override
+        public long stateBytes(List<ParameterGroup> groups) {
+            return Slabs.stateBytes(groups, momentum > 0 ? 1 : 0);
+        }
     }
 
     private final Config config;

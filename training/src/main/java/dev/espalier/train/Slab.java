@@ -79,7 +79,7 @@ final class Slab implements AutoCloseable {
     }
 
     /** Half-width floats would lose small updates in running means: their state is float32. */
-    private static DType stateType(DType dtype) {
+    static DType stateType(DType dtype) {
         return dtype.bytes() < 4 ? DType.FLOAT32 : dtype;
     }
 

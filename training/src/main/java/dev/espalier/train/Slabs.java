@@ -43,6 +43,15 @@ final class Slabs implements AutoCloseable {
         }
     }
 
+    /** Bytes of so many kinds of state for these groups. */
+    static long stateBytes(List<ParameterGroup> groups, int kinds) {
+        return kinds
+                * Parameters.of(groups).values().stream()
+                        .mapToLong(p -> p.tensor().numel()
+                                * Slab.stateType(p.tensor().dtype()).bytes())
+                        .sum();
+    }
+
     void update(Rule rule) {
         try (Grad off = Grad.off()) {
             for (Slab slab : slabs) {

@@ -30,6 +30,11 @@ final class TrainState {
     int withoutBetter; // evaluations since the best
     long metricsBytes; // length of metrics.jsonl
 
+    /** Mean loss since the last logged line, or at it. */
+    double meanLoss() {
+        return lossUnits > 0 ? lossSum / lossUnits : loss;
+    }
+
     Map<String, Object> toMap() {
         Map<String, Object> map = new LinkedHashMap<>();
         map.put("step", step);

@@ -16,8 +16,6 @@ import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Path;
-import java.time.Duration;
-import java.time.Instant;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -65,34 +63,6 @@ public final class Trainer implements AutoCloseable {
     private TrainState state = new TrainState();
     private @Nullable MetricsLog metrics;
     private @Nullable Checkpoints checkpoints;
-
-    /** Time and tokens of this process's steps, and memory looked at now and then. */
-    private static final class Stopwatch {
-        final Instant started = Instant.now();
-        long nanos;
-        long tokens;
-        long steps;
-        private long resident;
-        private long looked;
-
-        double tokensPerSecond() {
-            return nanos == 0 ? 0 : tokens * 1e9 / nanos;
-        }
-
-        Duration left(long moreSteps) {
-            return Duration.ofNanos(steps == 0 ? 0 : (long) ((double) nanos / steps * moreSteps));
-        }
-
-        /** Reading it costs a system call and more: twice a second is enough. */
-        long residentBytes() {
-            long now = System.nanoTime();
-            if (resident == 0 || now - looked > 500_000_000L) {
-                resident = Machine.residentBytes();
-                looked = now;
-            }
-            return resident;
-        }
-    }
 
     /**
      * Memory that training adds to the model.
@@ -170,18 +140,18 @@ public final class Trainer implements AutoCloseable {
         try {
             if (folder != null) {
                 checkpoints = new Checkpoints(
-                        folder.checkpoints(), parameters, run.optimizer(), callbacks, identity(run.groups()));
+                        folder.checkpoints(), parameters, run.optimizer(), callbacks, record().identity());
                 if (resume) {
                     TrainState saved = checkpoints.load();
                     state = saved == null ? state : saved;
                     LOG.info("resuming after step {} of {}", state.step, run.totalSteps());
                 }
                 metrics = new MetricsLog(folder.metrics(), state.metricsBytes);
-                folder.write(record("running", null));
+                folder.write(record().at(state, "running", null));
             }
             TrainResult result = loop();
             if (folder != null) {
-                folder.write(record(result.status().name().toLowerCase(Locale.ROOT), result.message()));
+                folder.write(record().at(state, result.status().name().toLowerCase(Locale.ROOT), result.message()));
             }
             return result;
         } catch (RuntimeException e) {
@@ -201,7 +171,7 @@ public final class Trainer implements AutoCloseable {
 
     private void noteFailure(RunFolder folder, RuntimeException fault) {
         try {
-            folder.write(record("failed", fault.getMessage()));
+            folder.write(record().at(state, "failed", fault.getMessage()));
         } catch (EspalierException alsoFailed) {
             fault.addSuppressed(alsoFailed); // a full disk, most likely, and the first fault tells it
         }
@@ -238,7 +208,7 @@ public final class Trainer implements AutoCloseable {
                         : outOfPatience() ? TrainResult.Status.EARLY_STOPPED : TrainResult.Status.COMPLETED,
                 state.step,
                 run.totalSteps(),
-                meanLoss(),
+                state.meanLoss(),
                 finished && best != null ? best.metrics() : state.metrics,
                 finished && best != null ? (Long) best.step() : null,
                 stopwatch.tokensPerSecond(),
@@ -317,9 +287,7 @@ public final class Trainer implements AutoCloseable {
         state.tokens += tokens;
         state.lossSum += loss * units;
         state.lossUnits += units;
-        stopwatch.nanos += System.nanoTime() - begin;
-        stopwatch.tokens += tokens;
-        stopwatch.steps++;
+        stopwatch.step(System.nanoTime() - begin, tokens);
         report(rate, norm);
         return epochEnds;
     }
@@ -350,7 +318,7 @@ public final class Trainer implements AutoCloseable {
         progress.step(new Progress(
                 state.step,
                 run.totalSteps(),
-                meanLoss(),
+                state.meanLoss(),
                 rate,
                 stopwatch.tokensPerSecond(),
                 stopwatch.residentBytes(),
@@ -374,10 +342,6 @@ public final class Trainer implements AutoCloseable {
                 metrics.append(line);
             }
         }
-    }
-
-    private double meanLoss() {
-        return state.lossUnits > 0 ? state.lossSum / state.lossUnits : state.loss;
     }
 
     // ---- evaluation and checkpoints
@@ -423,57 +387,8 @@ public final class Trainer implements AutoCloseable {
         }
     }
 
-    /** What a run must share with the one it goes on from; reporting and checkpointing may differ. */
-    private Map<String, String> identity(List<ParameterGroup> groups) {
-        Map<String, String> identity = new LinkedHashMap<>();
-        identity.put("epochs", Integer.toString(config.epochs()));
-        identity.put("steps", Long.toString(config.steps()));
-        identity.put("batchSize", Integer.toString(config.batchSize()));
-        identity.put("accumulation", Integer.toString(config.accumulation()));
-        identity.put("learningRate", Double.toString(config.learningRate()));
-        identity.put("optimizer", config.optimizer().toString());
-        identity.put("schedule", config.schedule().toString());
-        identity.put("clip", Double.toString(config.clip()));
-        identity.put("evalEvery", Long.toString(config.evalEvery()));
-        identity.put("patience", Integer.toString(config.patience()));
-        identity.put("logEvery", Long.toString(config.logEvery()));
-        identity.put("seed", Long.toString(config.seed()));
-        identity.put("total steps", Long.toString(run.totalSteps()));
-        groups.forEach(group -> identity.put(
-                "group " + group.name(),
-                "%d parameters x%s decay %s"
-                        .formatted(group.parameters().size(), group.lrFactor(), group.weightDecay())));
-        hashes.forEach((name, hash) -> identity.put("hash of " + name, hash));
-        return identity;
-    }
-
-    private Map<String, Object> record(String status, @Nullable String message) {
-        Map<String, Object> record = new LinkedHashMap<>();
-        record.put("status", status);
-        if (message != null) {
-            record.put("message", message);
-        }
-        record.put("recipe", recipe);
-        record.put("seed", config.seed());
-        record.put("steps", state.step);
-        record.put("total_steps", run.totalSteps());
-        record.put("started", stopwatch.started.toString());
-        record.put("seconds", Duration.between(stopwatch.started, Instant.now()).toMillis() / 1000.0);
-        record.put("versions", RunFolder.versions());
-        record.put("hashes", hashes);
-        record.put("trainable_parameters", Parameters.elements(parameters.values()));
-        record.put("trainable_bytes", Parameters.bytes(parameters.values()));
-        record.put("optimizer_bytes", run.optimizer().stateBytes());
-        record.put("peak_resident_bytes", Machine.peakResidentBytes());
-        record.put("tokens", state.tokens);
-        record.put("tokens_per_second", stopwatch.tokensPerSecond());
-        record.put("train_loss", meanLoss());
-        TrainState.Best best = state.best;
-        record.put("metrics", best == null ? state.metrics : best.metrics());
-        if (best != null) {
-            record.put("best_step", best.step());
-        }
-        return record;
+    private RunRecord record() {
+        return new RunRecord(run, recipe, hashes, stopwatch);
     }
 
     private void eachCallback(Consumer<Callback> event) {

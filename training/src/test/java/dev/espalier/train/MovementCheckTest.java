@@ -138,6 +138,11 @@ class MovementCheckTest {
             }
 
             @Override
+            public long stateBytes(List<ParameterGroup> groups) {
+                return 0;
+            }
+
+            @Override
             public double weightDecay() {
                 return 0;
             }

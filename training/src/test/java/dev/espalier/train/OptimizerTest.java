@@ -127,6 +127,7 @@ class OptimizerTest {
             try (Optimizer adam = AdamW.Config.DEFAULT.create(p.groups());
                     Scope scope = Scope.open()) {
                 assertThat(adam.stateBytes()).isEqualTo(2 * 4 * 200_008L);
+                assertThat(AdamW.Config.DEFAULT.stateBytes(p.groups())).isEqualTo(adam.stateBytes());
                 long held = adam.state().entrySet().stream()
                         .filter(e -> e.getKey().startsWith("exp_avg"))
                         .mapToLong(e -> e.getValue().bytes())
@@ -137,6 +138,8 @@ class OptimizerTest {
                     Optimizer plain = Sgd.Config.DEFAULT.create(p.groups())) {
                 assertThat(momentum.stateBytes()).isEqualTo(4 * 200_008L);
                 assertThat(plain.stateBytes()).isZero();
+                assertThat(new Sgd.Config(0.9, false, 0).stateBytes(p.groups())).isEqualTo(momentum.stateBytes());
+                assertThat(Sgd.Config.DEFAULT.stateBytes(p.groups())).isZero();
             }
         }
     }
@@ -206,6 +209,7 @@ class OptimizerTest {
                 Scope scope = Scope.open()) {
             p.step(adam, 0.5);
             assertThat(adam.state().get("exp_avg.p0").dtype()).isEqualTo(DType.FLOAT32);
+            assertThat(AdamW.Config.DEFAULT.stateBytes(p.groups())).isEqualTo(adam.stateBytes());
             // Adam's first step is lr in the direction of the gradient
             assertThat(p.map.get("p0").tensor().floats()).containsOnly(-0.5f);
         }

@@ -323,14 +323,13 @@ class TrainerTest {
     }
 
     @Test
-    void aFullDiskIsSaidInOneSentence() throws IOException {
+    void aFullDiskIsSaidInOneSentence() {
         Path full = Path.of("/dev/full");
         assumeTrue(Files.exists(full), "only Linux has a device that is always full");
-        Path link = Files.createSymbolicLink(temp.resolve("metrics.jsonl"), full);
-        try (MetricsLog log = new MetricsLog(link, 0)) {
+        try (MetricsLog log = new MetricsLog(full, 0)) {
             assertThatThrownBy(() -> log.append(Map.of("step", 1)))
                     .isInstanceOf(EspalierException.class)
-                    .hasMessageStartingWith("The disk is full: ");
+                    .hasMessageStartingWith("The disk is full: /dev/full was not written");
         }
     }
 
