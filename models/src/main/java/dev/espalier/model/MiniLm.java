@@ -44,7 +44,7 @@ final class MiniLm {
             companions.put(
                     "tokenizer_config.json",
                     Content.of(Models.tokenizerConfig(SPECIAL, "BertTokenizerFast", Optional.empty())));
-            return new Models.Parts(
+            return new Parts(
                             new Origin(NAME, List.of(weights)),
                             "the built-in minilm",
                             Json.parse(CONFIG, text(CONFIG)),

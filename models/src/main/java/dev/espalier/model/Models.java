@@ -9,7 +9,6 @@ import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Gguf;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
-import dev.espalier.io.TensorInfo;
 import dev.espalier.io.TensorSource;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
@@ -22,6 +21,7 @@ import java.io.InputStream;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
@@ -29,18 +29,11 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
-import java.util.TreeMap;
 import java.util.function.Supplier;
-import java.util.stream.IntStream;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
-import org.slf4j.Logger;
-import org.slf4j.LoggerFactory;
 
 /** Loads models and saves them. */
 public final class Models {
-
-    private static final Logger LOG = LoggerFactory.getLogger(Models.class);
 
     /** Files that a folder may have beside weights and config.json, and that go with the model. */
     private static final List<String> COMPANIONS = List.of(
@@ -106,6 +99,9 @@ public final class Models {
                 "%s holds no config.json; a model folder needs one beside its weights",
                 folder);
         Map<String, Object> json = Json.read(configFile);
+        if (purpose instanceof Purpose.Embedding) {
+            checkPooling(folder.resolve("1_Pooling").resolve("config.json"));
+        }
         try (TensorSource source = Safetensors.open(folder)) {
             Path tokenizerFile = folder.resolve("tokenizer.json");
             Path generationFile = folder.resolve("generation_config.json");
@@ -122,6 +118,23 @@ public final class Models {
                                     (generation == json ? configFile : generationFile).toString(), generation),
                             companions(folder))
                     .assemble(purpose, options);
+        }
+    }
+
+    /** sentence-transformers' file on how hidden states become an embedding. */
+    private static void checkPooling(Path file) {
+        if (Files.isRegularFile(file)) {
+            List<String> modes = new ArrayList<>();
+            Json.read(file).forEach((name, value) -> {
+                if (name.startsWith("pooling_mode_") && Boolean.TRUE.equals(value)) {
+                    modes.add(name);
+                }
+            });
+            check(
+                    modes.equals(List.of("pooling_mode_mean_tokens")),
+                    "%s asks for %s; only pooling_mode_mean_tokens is supported",
+                    file,
+                    String.join(", ", modes));
         }
     }
 
@@ -186,113 +199,6 @@ public final class Models {
         }
     }
 
-    /** What a model is made of, wherever it came from. */
-    record Parts(
-            Origin origin,
-            String configWhere,
-            Map<String, Object> configJson,
-            TensorSource source,
-            @Nullable Supplier<Tokenizer> tokenizer,
-            Supplier<Optional<ChatTemplate>> chatTemplate,
-            GenerationConfig generation,
-            Map<String, Content> companions) {
-
-        Pretrained assemble(Purpose purpose, LoadOptions options) {
-            ModelConfig config = Family.config(configWhere, configJson);
-            checkSize(config);
-            DType dtype = options.precision().resolve(options.device(), source);
-            boolean newHead = false;
-            Model model;
-            if (purpose instanceof Purpose.CausalLanguageModel) {
-                model = new CausalLm(Family.backbone(config, dtype, false));
-            } else if (purpose instanceof Purpose.Embedding) {
-                model = new SentenceEmbedder(Family.backbone(config, dtype, false));
-            } else {
-                List<String> own = Labels.read(configWhere, configJson);
-                List<String> wanted = purpose instanceof Purpose.Classification c
-                                && !c.labels().isEmpty()
-                        ? c.labels()
-                        : purpose instanceof Purpose.Regression ? Labels.REGRESSION : own;
-                check(
-                        !wanted.isEmpty(),
-                        "%s names no classes (id2label), so it was not trained to classify; say which classes there are",
-                        configWhere);
-                newHead = !wanted.equals(own);
-                model = new SequenceClassifier(Family.backbone(config, dtype, config.family() == Family.BERT), wanted);
-            }
-            try {
-                Set<String> drawn = Weights.load(model, source, dtype, options.device(), newHead, options.seed());
-                if (!drawn.isEmpty()) {
-                    LOG.info("{}: {} drawn anew, to be trained", origin.name(), String.join(", ", drawn));
-                }
-                Tokenizer opened = tokenizer == null ? null : tokenizer.get();
-                return new Pretrained(model, opened, chatTemplate, generation, origin, configJson, drawn, companions);
-            } catch (RuntimeException e) {
-                model.close();
-                throw e;
-            }
-        }
-
-        /** Nothing is allocated for a model many times larger than its file; smaller differences are told tensor by tensor. */
-        private void checkSize(ModelConfig config) {
-            long held = source.tensors().values().stream()
-                    .mapToLong(TensorInfo::numel)
-                    .sum();
-            check(
-                    config.leastParameters() / 4 <= Math.max(held, 1 << 24),
-                    "%s describes a model of at least %d parameters, and %s holds %d; they do not belong together",
-                    configWhere,
-                    config.leastParameters(),
-                    source.where(),
-                    held);
-        }
-    }
-
-    /** Names of classes in config.json. */
-    static final class Labels {
-
-        /** What transformers calls the one output of a regression. */
-        static final List<String> REGRESSION = List.of("LABEL_0");
-
-        private Labels() {}
-
-        /** {@code id2label} in order of ids; empty if there is none. */
-        static List<String> read(String where, Map<String, Object> json) {
-            if (!(json.get("id2label") instanceof Map<?, ?> labels)) {
-                return List.of();
-            }
-            Map<Integer, String> ordered = new TreeMap<>();
-            labels.forEach((id, label) -> {
-                try {
-                    ordered.put(Integer.valueOf(String.valueOf(id)), String.valueOf(label));
-                } catch (NumberFormatException e) {
-                    throw new EspalierException(
-                            "%s: id2label has the key '%s'; keys are 0, 1, 2, ...".formatted(where, id), e);
-                }
-            });
-            check(
-                    ordered.keySet().stream()
-                            .toList()
-                            .equals(IntStream.range(0, ordered.size()).boxed().toList()),
-                    "%s: id2label has the keys %s; they must be 0 to %d",
-                    where,
-                    ordered.keySet(),
-                    ordered.size() - 1);
-            return List.copyOf(ordered.values());
-        }
-
-        static void write(List<String> labels, Map<String, Object> json) {
-            Map<String, Object> byId = new LinkedHashMap<>();
-            Map<String, Object> byLabel = new LinkedHashMap<>();
-            for (int i = 0; i < labels.size(); i++) {
-                byId.put(String.valueOf(i), labels.get(i));
-                byLabel.put(labels.get(i), i);
-            }
-            json.put("id2label", byId);
-            json.put("label2id", byLabel);
-        }
-    }
-
     /**
      * Saves a model as a folder in Hugging Face's layout, atomically: config.json with all keys it was loaded with,
      * model.safetensors, and the files of the tokenizer.
@@ -318,7 +224,10 @@ public final class Models {
         String dtype = model.backbone().dtype() == DType.BFLOAT16 ? "bfloat16" : "float32";
         json.put(json.containsKey("dtype") ? "dtype" : "torch_dtype", dtype);
         if (model instanceof SequenceClassifier classifier) {
-            Labels.write(classifier.labels(), json);
+            ClassNames.write(classifier.labels(), json);
+            if (classifier.labels().equals(ClassNames.REGRESSION)) {
+                json.put("problem_type", "regression");
+            }
         }
         return json;
     }

@@ -2,12 +2,14 @@ package dev.espalier.model;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import dev.espalier.EspalierException;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
 import dev.espalier.io.TensorSource;
 import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Machine;
 import dev.espalier.tensor.Scope;
@@ -24,6 +26,8 @@ import java.util.Map;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class LoadingTest {
 
@@ -227,6 +231,73 @@ class LoadingTest {
             // 8 bits of mantissa, two layers.
             Golden.assertClose(logits(auto, "llama").to(DType.FLOAT32), logits(full, "llama"), 0.2);
         }
+    }
+
+    @Test
+    void bfloat16IsRefusedWhereTheProcessorLacksIt() {
+        assumeFalse(Machine.hasBfloat16(), "this processor has bfloat16");
+        assertThatThrownBy(() -> Models.load(
+                        Golden.root().resolve("llama"),
+                        Purpose.causalLm(),
+                        LoadOptions.defaults().withPrecision(Precision.BF16)))
+                .hasMessageContaining("has no bfloat16 arithmetic; use fp32 or auto");
+    }
+
+    /** Slow but right on any processor: the arithmetic is the same, emulated. */
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "qwen3", "gpt2"})
+    void bfloat16OutputsAreNearFloat32Ones(String name) {
+        Path folder = Golden.root().resolve(name);
+        ModelConfig config = Family.config(name, Json.read(folder.resolve("config.json")));
+        try (CausalLm coarse = new CausalLm(Family.backbone(config, DType.BFLOAT16, false));
+                TensorSource source = Safetensors.open(folder);
+                TensorSource expected = Golden.expected(name);
+                Scope scope = Scope.open();
+                Grad off = Grad.off()) {
+            Weights.load(coarse, source, DType.BFLOAT16, Device.CPU, false, new Seed(0));
+            Tensor mask = expected.read("attention_mask.left");
+            Tensor logits = coarse.forward(Input.of(expected.read("input_ids.left"), mask));
+            assertThat(logits.dtype()).isEqualTo(DType.BFLOAT16);
+            Tensor real = logits.to(DType.FLOAT32).mul(mask.to(DType.FLOAT32).unsqueeze(-1));
+            Golden.assertClose(
+                    real, expected.read("logits.left"), 0.3); // logits reach 8; a bfloat16 there is 1/32 wide
+        }
+    }
+
+    @Test
+    void gradientsReachEveryParameterThroughScopesThatHaveClosed() {
+        for (String name : List.of("llama", "qwen3", "gpt2", "bert-classification")) {
+            Purpose purpose = name.startsWith("bert") ? Purpose.classification() : Purpose.causalLm();
+            try (Pretrained pretrained = Models.load(Golden.root().resolve(name), purpose, Fp32.OPTIONS);
+                    Scope scope = Scope.open()) {
+                pretrained.model().namedParameters().values().forEach(p -> p.trainable(true));
+                Tensor output = pretrained.model().forward(Input.of(5, 9, 33, 12));
+                output.square().sum().backward();
+                pretrained.model().namedParameters().forEach((path, p) -> {
+                    Tensor gradient = p.tensor().grad();
+                    assertThat(gradient).as(path).isNotNull();
+                    assertThat(gradient.isFinite().all()).as(path).isTrue();
+                });
+            }
+        }
+    }
+
+    @Test
+    void onlyMeanPoolingMakesEmbeddings() throws IOException {
+        Path folder = altered("bert-embedding", tensors -> {});
+        Json.write(
+                folder.resolve("1_Pooling").resolve("config.json"),
+                Map.of(
+                        "pooling_mode_cls_token",
+                        true,
+                        "pooling_mode_mean_tokens",
+                        false,
+                        "word_embedding_dimension",
+                        32));
+        assertRefused(
+                folder,
+                Purpose.embedding(),
+                "asks for pooling_mode_cls_token; only pooling_mode_mean_tokens is supported");
     }
 
     @Test
