@@ -99,16 +99,22 @@ public final class AdaptedModel implements AutoCloseable {
      */
     public Attached attach(String name, AdapterSpec<?> spec, Seed seed, Calibration calibration) {
         checkUnmerged("attach an adapter");
-        check(
-                !name.isEmpty() && name.indexOf('/') < 0 && name.indexOf('.') < 0,
-                "'%s' cannot be an adapter's name: it becomes a folder; use letters, digits and dashes",
-                name);
-        check(
-                !attached.containsKey(name),
-                "there is an adapter called %s already; remove it first, or choose another name",
-                name);
+        checkNew(name);
         List<Site> sites = select(spec);
+        List<Attached> former = active;
         activate(List.of()); // starting values are those of the network alone
+        try {
+            attached.put(name, start(name, spec, sites, seed, calibration));
+        } catch (RuntimeException e) {
+            rejoin();
+            activate(former);
+            throw e;
+        }
+        activate(name);
+        return adapter(name);
+    }
+
+    private Attached start(String name, AdapterSpec<?> spec, List<Site> sites, Seed seed, Calibration calibration) {
         Attached made = new Attached(name, spec, sites, create(spec, sites, seed));
         try (Scope scope = Scope.open()) {
             made.partings(network).forEach(this::part);
@@ -117,14 +123,23 @@ public final class AdaptedModel implements AutoCloseable {
             if (!initializer.isEmpty()) {
                 Catalog.initializer(initializer).initialize(made, calibration, seed);
             }
+            return made;
         } catch (RuntimeException e) {
             made.close();
-            rejoin();
             throw e;
         }
-        attached.put(name, made);
-        activate(name);
-        return made;
+    }
+
+    /** Stops if an adapter cannot be called so. */
+    void checkNew(String name) {
+        check(
+                !name.isEmpty() && name.indexOf('/') < 0 && name.indexOf('\\') < 0 && name.indexOf('.') < 0,
+                "'%s' cannot be an adapter's name, for it becomes a folder; use letters, digits and dashes",
+                name);
+        check(
+                !attached.containsKey(name),
+                "there is an adapter called %s already; remove it first, or choose another name",
+                name);
     }
 
     private static <C> AdapterType.Made create(AdapterSpec<C> spec, List<Site> sites, Seed seed) {
@@ -373,7 +388,8 @@ public final class AdaptedModel implements AutoCloseable {
         }
     }
 
-    private void checkUnmerged(String what) {
+    /** Stops if adapters are folded into the weights. */
+    void checkUnmerged(String what) {
         check(merged == null, "adapters %s are merged; unmerge before you %s", active(), what);
     }
 

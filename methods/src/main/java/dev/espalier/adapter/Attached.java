@@ -15,7 +15,6 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /** One named adapter on a network: what stands on each of its layers, and the trained copies that go with it. */
@@ -279,20 +278,8 @@ public final class Attached {
         try (Grad off = Grad.off()) {
             for (Site site : sites) {
                 try (Scope scope = Scope.open()) {
-                    Adapter adapter = Objects.requireNonNull(at(site.path()));
-                    if (!(adapter instanceof Mergeable)) {
-                        return Double.NaN;
-                    }
-                    Base ground = new Base.Ground(site.layer());
-                    Base.Affine before = ground.affine();
-                    Base.Affine after = on(site.path(), ground).affine();
-                    sum += square(after.weight().sub(before.weight()));
-                    if (after.bias() != null) {
-                        sum += square(
-                                before.bias() == null
-                                        ? after.bias()
-                                        : after.bias().sub(before.bias()));
-                    }
+                    double norm = changeNorm(site);
+                    sum += norm * norm;
                 }
             }
             for (Copy copy : copies.values()) {
@@ -301,6 +288,24 @@ public final class Attached {
                             copy.tensor().to(DType.FLOAT64).sub(copy.original().to(DType.FLOAT64)));
                 }
             }
+        }
+        return Math.sqrt(sum);
+    }
+
+    private double changeNorm(Site site) {
+        LoraFactors exact = exactFactors(site.path());
+        if (exact != null) {
+            return exact.norm();
+        }
+        if (!(at(site.path()) instanceof Mergeable)) {
+            return Double.NaN;
+        }
+        Base ground = new Base.Ground(site.layer());
+        Base.Affine before = ground.affine();
+        Base.Affine after = on(site.path(), ground).affine();
+        double sum = square(after.weight().sub(before.weight()));
+        if (after.bias() != null) {
+            sum += square(before.bias() == null ? after.bias() : after.bias().sub(before.bias()));
         }
         return Math.sqrt(sum);
     }

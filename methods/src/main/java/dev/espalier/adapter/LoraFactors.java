@@ -1,5 +1,6 @@
 package dev.espalier.adapter;
 
+import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
@@ -24,6 +25,18 @@ public record LoraFactors(
     /** s B A [out, in]. */
     public Tensor product() {
         return b.matmul(a).mul(scale);
+    }
+
+    /** Frobenius norm of s B A, and of s c with it, without forming the product: ‖B A‖² = Σ (BᵀB) ∘ (A Aᵀ). */
+    public double norm() {
+        try (Scope scope = Scope.open()) {
+            Tensor wideA = a.to(DType.FLOAT64);
+            Tensor wideB = b.to(DType.FLOAT64);
+            double square =
+                    wideB.t().matmul(wideB).mul(wideA.matmul(wideA.t())).sum().item();
+            double ofBias = bias == null ? 0 : bias.norm().item();
+            return scale * Math.sqrt(Math.max(0, square) + ofBias * ofBias);
+        }
     }
 
     /** This change and another one after it, exactly: ranks add up, the scale stays this one's. */

@@ -87,6 +87,7 @@ public final class PeftFolder {
      */
     public static Path save(
             AdaptedModel model, String name, Path folder, @Nullable Info info, Form form, Map<String, ?> receipt) {
+        model.checkUnmerged("save an adapter");
         Attached adapter = model.adapter(name);
         if (form == Form.AS_TRAINED) {
             checkRepeatable(adapter);
@@ -206,7 +207,7 @@ public final class PeftFolder {
     /** What PEFT saves beside the adapter's own: adapted embeddings, and with bias all the biases that it holds twice. */
     private static void addBeside(Attached adapter, PeftConfig.Written config, Map<String, Tensor> tensors) {
         for (Site site : config.embeddingsToSave()) {
-            tensors.put(
+            tensors.putIfAbsent(
                     Attached.PREFIX + site.path() + ".base_layer.weight",
                     site.layer().weightParameter().tensor());
         }

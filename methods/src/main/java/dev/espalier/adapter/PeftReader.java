@@ -51,6 +51,8 @@ final class PeftReader {
     private PeftReader() {}
 
     static Attached load(AdaptedModel model, Path folder, String name, boolean trainable) {
+        model.checkUnmerged("load an adapter");
+        model.checkNew(name);
         Path file = folder.resolve(PeftFolder.CONFIG);
         Map<String, Object> json = new LinkedHashMap<>(Json.read(file));
         Map<String, Object> asTrained = asTrained(folder);

@@ -64,10 +64,11 @@ public record Targets(
         return new Targets(List.of(items), false, List.of(), List.of(), List.of());
     }
 
-    /** Reads PEFT's fields: {@code target_modules} and those that narrow it down. */
+    /** Reads PEFT's fields: {@code target_modules}, in recipes also called {@code targets}, and those that narrow it down. */
     public static Targets read(Fields f) {
-        Object given = f.any("target_modules");
-        List<String> items = f.strings("target_modules", List.of(ALL_LINEAR));
+        String field = f.has("targets") ? "targets" : "target_modules";
+        Object given = f.any(field);
+        List<String> items = f.strings(field, List.of(ALL_LINEAR));
         boolean regex = given instanceof String s && !s.equalsIgnoreCase(ALL_LINEAR);
         return new Targets(
                 items,

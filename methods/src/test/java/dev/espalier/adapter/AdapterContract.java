@@ -9,11 +9,13 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
+import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 /**
  * What every adapter promises. A method's test implements {@link #spec} and {@link #parameters} and adds the method's own
@@ -21,16 +23,16 @@ import org.junit.jupiter.api.Test;
  *
  * <p>Networks here are float64 where a tolerance is 1e-9 or less and float32 elsewhere.
  */
-abstract class AdapterContract {
+public abstract class AdapterContract {
 
     /** The adapter under test, on layers of a {@link Tiny}. */
-    abstract AdapterSpec<?> spec();
+    protected abstract AdapterSpec<?> spec();
 
     /** How many numbers it trains on a layer, from the paper's formula. */
-    abstract long parameters(long out, long in);
+    protected abstract long parameters(long out, long in);
 
     /** Whether a fresh one changes nothing. */
-    boolean startsAtZero() {
+    protected boolean startsAtZero() {
         return true;
     }
 
@@ -148,6 +150,31 @@ abstract class AdapterContract {
     }
 
     @Test
+    void savedAndLoadedItComputesTheSame(@TempDir Path folder) {
+        Tiny net = new Tiny(DType.FLOAT32);
+        AdaptedModel model = new AdaptedModel(net, net.heads());
+        Attached adapter = model.attach("default", spec(), new Seed(1));
+        move(adapter, 0.3);
+        Tensor adapted = run(net);
+        Map<String, Tensor> values = new LinkedHashMap<>();
+        adapter.parameters()
+                .forEach((key, p) -> values.put(key, p.tensor().detach().clone()));
+        PeftFolder.save(
+                model, "default", folder, PeftFolder.Info.of("tiny", null), PeftFolder.Form.PLAIN, Map.of("seed", 1));
+        model.remove("default");
+
+        Attached again = PeftFolder.load(model, folder, null, true);
+        assertThat(run(net).equal(adapted)).isTrue();
+        assertThat(again.parameters().keySet()).isEqualTo(values.keySet());
+        values.forEach(
+                (key, value) -> assertThat(again.parameters().get(key).tensor().equal(value))
+                        .as(key)
+                        .isTrue());
+        assertThat(model.trainableParameters().keySet()).isEqualTo(values.keySet());
+        assertThat(PeftFolder.receipt(folder)).containsEntry("seed", 1L);
+    }
+
+    @Test
     void evaluationHasNoRandomness() {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
@@ -173,7 +200,7 @@ abstract class AdapterContract {
     }
 
     /** Adds noise to all that trains, as training would have moved it. */
-    static void move(Attached adapter, double by) {
+    protected static void move(Attached adapter, double by) {
         try (Grad off = Grad.off();
                 Generator generator = Generator.of(5)) {
             for (Parameter p : adapter.parameters().values()) {
@@ -182,17 +209,17 @@ abstract class AdapterContract {
         }
     }
 
-    static Tensor run(Tiny net) {
+    protected static Tensor run(Tiny net) {
         try (Grad off = Grad.off()) {
             return net.forward(Tiny.ids());
         }
     }
 
-    static double gap(Tensor a, Tensor b) {
+    protected static double gap(Tensor a, Tensor b) {
         return a.sub(b).abs().max().item();
     }
 
-    static Map<String, Tensor> values(Tiny net) {
+    protected static Map<String, Tensor> values(Tiny net) {
         Map<String, Tensor> values = new LinkedHashMap<>();
         net.namedParameters().forEach((path, p) -> values.put(path, p.tensor().clone()));
         return values;

@@ -14,12 +14,12 @@ import org.junit.jupiter.api.Test;
 class DoraTest extends AdapterContract {
 
     @Override
-    AdapterSpec<?> spec() {
+    protected AdapterSpec<?> spec() {
         return AdapterSpec.of(new Dora.Type(), Lora.Config.of(3, 6), Targets.of("embed_tokens", "fc", "proj"));
     }
 
     @Override
-    long parameters(long out, long in) {
+    protected long parameters(long out, long in) {
         return 3 * (in + out) + out;
     }
 

@@ -14,20 +14,20 @@ import java.util.ArrayList;
 import java.util.List;
 
 /** A small network with every kind of layer: ids [n, t] to scores [n, t, 3]. */
-final class Tiny extends Module {
+public final class Tiny extends Module {
 
     static final int ROWS = 11;
     static final int CLASSES = 3;
 
-    final Embedding embed;
-    final List<Block> layers = new ArrayList<>();
-    final Linear head;
+    public final Embedding embed;
+    public final List<Block> layers = new ArrayList<>();
+    public final Linear head;
 
     /** A block of x [.., 8]: x + proj(relu(fc(norm(x)))). */
-    static final class Block extends Module {
-        final LayerNorm norm;
-        final Linear fc; // 8 to 10
-        final Conv1D proj; // 10 to 8
+    public static final class Block extends Module {
+        public final LayerNorm norm;
+        public final Linear fc; // 8 to 10
+        public final Conv1D proj; // 10 to 8
 
         Block(DType dtype) {
             norm = child("norm", new LayerNorm(8, 1e-5, dtype));
@@ -40,7 +40,8 @@ final class Tiny extends Module {
         }
     }
 
-    Tiny(DType dtype) {
+    /** Filled with noise from a fixed seed. */
+    public Tiny(DType dtype) {
         embed = child("embed_tokens", new Embedding(ROWS, 8, dtype));
         Blocks blocks = child("layers", new Blocks());
         for (int i = 0; i < 2; i++) {
@@ -62,7 +63,7 @@ final class Tiny extends Module {
         p.tensor().copy_(generator.normal(0, 0.5, p.shape()));
     }
 
-    Tensor forward(Tensor ids) {
+    public Tensor forward(Tensor ids) {
         Tensor x = embed.forward(ids);
         for (Block block : layers) {
             x = block.forward(x);
@@ -70,11 +71,11 @@ final class Tiny extends Module {
         return head.forward(x);
     }
 
-    List<Layer> heads() {
+    public List<Layer> heads() {
         return List.of(head);
     }
 
-    static Tensor ids() {
+    public static Tensor ids() {
         return Tensor.of(new long[] {1, 5, 2, 9, 0, 10, 3, 3}, 2, 4);
     }
 }
