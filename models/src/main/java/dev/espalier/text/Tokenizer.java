@@ -231,19 +231,18 @@ public final class Tokenizer implements AutoCloseable {
 
     /** The text with U+FFFD for each lone surrogate; the length stays, so that offsets do. */
     private static String sound(String text) {
+        char[] mended = null;
         for (int i = 0; i < text.length(); i++) {
-            char c = text.charAt(i);
-            if (Character.isSurrogate(c)) {
-                if (Character.isHighSurrogate(c)
-                        && i + 1 < text.length()
-                        && Character.isLowSurrogate(text.charAt(i + 1))) {
-                    i++;
+            if (Character.isSurrogate(text.charAt(i))) {
+                if (Character.charCount(text.codePointAt(i)) == 2) {
+                    i++; // a pair
                 } else {
-                    return sound(text.substring(0, i) + '\uFFFD' + text.substring(i + 1));
+                    mended = mended == null ? text.toCharArray() : mended;
+                    mended[i] = '\uFFFD';
                 }
             }
         }
-        return text;
+        return mended == null ? text : new String(mended);
     }
 
     /** Counts code points, as the tokenizers library does, in Java's chars. */

@@ -102,15 +102,18 @@ class GgufTokenizerTest {
         try (Tokenizer tokenizer = Tokenizer.fromGguf(smolLm2())) {
             for (JsonNode text : FIXTURES.path("texts")) {
                 int[] ids = tokenizer.encode(text.asString(), false);
-                StreamDecoder stream = tokenizer.stream();
-                StringBuilder joined = new StringBuilder();
-                for (int id : ids) {
-                    joined.append(stream.next(id));
-                }
-                joined.append(stream.finish());
-                assertThat(joined).hasToString(tokenizer.decode(ids, true));
+                assertThat(streamed(tokenizer, ids)).isEqualTo(tokenizer.decode(ids, true));
             }
         }
+    }
+
+    private static String streamed(Tokenizer tokenizer, int[] ids) {
+        StreamDecoder stream = tokenizer.stream();
+        StringBuilder joined = new StringBuilder();
+        for (int id : ids) {
+            joined.append(stream.next(id));
+        }
+        return joined.append(stream.finish()).toString();
     }
 
     @Test
@@ -217,6 +220,7 @@ class GgufTokenizerTest {
                 assertThat(list(ids)).as(text).isEqualTo(ids(fixture.path(kind).path(i)));
                 assertThat(tokenizer.decode(ids, true))
                         .isEqualTo(fixture.path(kind + "_decoded").path(i).asString());
+                assertThat(streamed(tokenizer, ids)).isEqualTo(tokenizer.decode(ids, true));
             }
         }
     }

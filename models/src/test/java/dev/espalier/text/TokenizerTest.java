@@ -109,6 +109,7 @@ class TokenizerTest {
             Encoded encoded = tokenizer.encodeWithOffsets(text, false);
             assertThat(tokenizer.decode(encoded.ids(), false)).isEqualTo("a\uFFFDb😀");
             assertThat(encoded.ends()[encoded.ends().length - 1]).isEqualTo(text.length());
+            assertThat(tokenizer.encode("\uDE00".repeat(100_000), false)).hasSize(300_000);
         }
     }
 

@@ -162,10 +162,8 @@ final class Format {
     }
 
     private static String grouped(String text) {
-        return text.replaceFirst("^(-?)(\\d+)", "$1").isEmpty() || text.indexOf('.') < 0
-                ? text.replaceAll("(?<=\\d)(?=(?:\\d{3})+$)", ",")
-                : text.substring(0, text.indexOf('.')).replaceAll("(?<=\\d)(?=(?:\\d{3})+$)", ",")
-                        + text.substring(text.indexOf('.'));
+        int point = text.indexOf('.') < 0 ? text.length() : text.indexOf('.');
+        return text.substring(0, point).replaceAll("(?<=\\d)(?=(?:\\d{3})+$)", ",") + text.substring(point);
     }
 
     private static String signed(String text, Object value, String flags) {
