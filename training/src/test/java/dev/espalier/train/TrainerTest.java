@@ -134,6 +134,33 @@ class TrainerTest {
     }
 
     @Test
+    void theSeedDecidesDropoutAndEachBatchDrawsItsOwn() {
+        List<Map<String, List<Integer>>> ends = new ArrayList<>();
+        List<float[]> masks = new ArrayList<>();
+        for (long seed : new long[] {1, 1, 2}) {
+            try (Toy toy = new Toy(0.5);
+                    Trainer trainer = trainer(
+                                    toy,
+                                    config().steps(4).accumulation(2).seed(seed).build())
+                            .lossTerm(step -> {
+                                Tensor ones = Tensor.ones(DType.FLOAT32, 64);
+                                masks.add(toy.dropout.forward(ones).floats());
+                                return ones.sum().mul(0);
+                            })
+                            .build()) {
+                trainer.train();
+                ends.add(toy.bits());
+            }
+        }
+        assertThat(ends.get(1)).isEqualTo(ends.get(0));
+        assertThat(ends.get(2)).isNotEqualTo(ends.get(0));
+        assertThat(masks.subList(0, 8).stream().map(Arrays::toString).distinct())
+                .hasSize(8);
+        assertThat(masks.subList(0, 8).stream().map(Arrays::toString).toList())
+                .isEqualTo(masks.subList(8, 16).stream().map(Arrays::toString).toList());
+    }
+
+    @Test
     void lossTermsAreMeansOverTheStep() {
         // The term's gradient is 1 for out.bias whatever the number of batches; the task's share is taken away.
         List<float[]> gradients = new ArrayList<>();
