@@ -5,6 +5,7 @@ import static dev.espalier.Check.check;
 import dev.espalier.nn.Embedding;
 import dev.espalier.nn.Module;
 import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
@@ -72,6 +73,11 @@ public abstract class Backbone extends Module {
         return tokens().dtype();
     }
 
+    /** Where the weights are, and the input must be. */
+    public final Device device() {
+        return tokens().weightParameter().tensor().device();
+    }
+
     /** Masks, positions and the like. */
     public abstract Context context(Input in);
 
@@ -108,9 +114,9 @@ public abstract class Backbone extends Module {
         if (config.positionsAreTable()) {
             long longest = in.cached() + in.tokens();
             check(
-                    longest <= config.maxPositionEmbeddings() || in.segmentIds() != null,
+                    longest <= config.maxTokens() || in.segmentIds() != null,
                     "the model has %d positions and was given %d tokens; shorten the text",
-                    config.maxPositionEmbeddings(),
+                    config.maxTokens(),
                     longest);
         }
     }

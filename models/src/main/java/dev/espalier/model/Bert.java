@@ -1,6 +1,7 @@
 package dev.espalier.model;
 
 import static dev.espalier.Check.check;
+import static java.util.Objects.requireNonNull;
 
 import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
@@ -73,14 +74,25 @@ public final class Bert extends Backbone {
                     hiddenSize,
                     numAttentionHeads);
             check(
-                    family != Family.ROBERTA || (padTokenId != null && padTokenId >= 0),
-                    "config.json: pad_token_id is %s; RoBERTa counts positions from it",
-                    padTokenId);
+                    family != Family.ROBERTA
+                            || (padTokenId != null && padTokenId >= 0 && padTokenId < maxPositionEmbeddings - 1),
+                    "config.json: pad_token_id is %s and max_position_embeddings %d; RoBERTa counts positions from the first,"
+                            + " below the second",
+                    padTokenId,
+                    maxPositionEmbeddings);
         }
 
         @Override
         public boolean positionsAreTable() {
             return true;
+        }
+
+        /** RoBERTa's first token has the position pad_token_id + 1; those before are never used. */
+        @Override
+        public int maxTokens() {
+            return family == Family.BERT
+                    ? maxPositionEmbeddings
+                    : maxPositionEmbeddings - requireNonNull(padTokenId) - 1;
         }
 
         static Config read(String where, Family family, Fields f) {
@@ -153,7 +165,7 @@ public final class Bert extends Backbone {
 
         /** From pad_token_id + 1 over real tokens; padding has the position pad_token_id. */
         private Tensor robertaPositions(Input in) {
-            int pad = java.util.Objects.requireNonNull(config.padTokenId());
+            int pad = requireNonNull(config.padTokenId());
             Tensor first = Tensor.of(new long[] {pad + 1}, 1).to(in.inputIds().device());
             Tensor places = Backbone.positions(in).add(first); // [B or 1, T]
             Tensor mask = in.attentionMask();

@@ -2,7 +2,6 @@ package dev.espalier.model;
 
 import static dev.espalier.Check.check;
 
-import dev.espalier.data.Batch;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Tensor;
 import java.util.Arrays;
@@ -54,12 +53,6 @@ public record Input(
     /** Padded tokens. */
     public static Input of(Tensor inputIds, @Nullable Tensor attentionMask) {
         return new Input(inputIds, attentionMask, null, null, null, null);
-    }
-
-    /** What a batch holds for a model. */
-    public static Input of(Batch batch) {
-        Tensor mask = batch.segmentIds() == null ? batch.attentionMask() : null;
-        return new Input(batch.inputIds(), mask, batch.positionIds(), batch.segmentIds(), batch.tokenTypeIds(), null);
     }
 
     /** One sequence. */

@@ -26,8 +26,13 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
     /** Number of query heads. */
     int numAttentionHeads();
 
-    /** Longest sequence the model was made for; a hard limit where positions are a table. */
+    /** {@code max_position_embeddings}: positions the model was made for. */
     int maxPositionEmbeddings();
+
+    /** Longest sequence the model was made for; a hard limit where positions are a table. */
+    default int maxTokens() {
+        return maxPositionEmbeddings();
+    }
 
     /** Whether positions are rows of a table, so that no longer sequence can be computed at all. */
     boolean positionsAreTable();

@@ -2,6 +2,7 @@ package dev.espalier.model;
 
 import static dev.espalier.Check.check;
 
+import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
@@ -85,7 +86,7 @@ public final class TextGenerator {
         for (int i = 0; i < prompts.size(); i++) {
             rows.add(new Row(prompts.get(i), new Sampler(config, seed.at(i))));
         }
-        int positions = model.config().positionsAreTable() ? model.config().maxPositionEmbeddings() : Integer.MAX_VALUE;
+        int positions = model.config().positionsAreTable() ? model.config().maxTokens() : Integer.MAX_VALUE;
         int limit = Math.min(config.maxNewTokens(), positions - longest);
         check(limit > 0, "the prompt of %d tokens leaves none of the model's %d positions free", longest, positions);
         boolean training = model.isTraining();
@@ -126,7 +127,7 @@ public final class TextGenerator {
                 ids[r * tokens + t] = at < 0 ? 0 : sequence.get(at); // any id does where nobody looks
             }
         }
-        var device = model.backbone().tokens().weightParameter().tensor().device();
+        Device device = model.backbone().device();
         Tensor inputIds = Tensor.of(ids, rows.size(), tokens).to(device);
         @Nullable
         Tensor attentionMask = padded ? Tensor.of(mask, rows.size(), seen).to(device) : null;

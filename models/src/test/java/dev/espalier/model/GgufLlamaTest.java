@@ -11,8 +11,11 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
+import dev.espalier.text.ChatTemplate;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -65,9 +68,12 @@ class GgufLlamaTest {
         Path file = Shared.models().resolve("SmolLM2-135M-Instruct.Q4_1.gguf");
         assumeTrue(Files.exists(file), file + " is not there; set ESPALIER_MODELS to the folder that holds it");
         try (Pretrained pretrained = Models.load(file, Purpose.causalLm(), Fp32.OPTIONS)) {
-            String prompt =
-                    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-                            + "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
+            String prompt = pretrained
+                    .chatTemplate()
+                    .orElseThrow()
+                    .render(
+                            List.of(Map.of("role", "user", "content", "What is the capital of France?")),
+                            ChatTemplate.Options.DEFAULT.withGenerationPrompt(true));
             int[] ids = pretrained.tokenizer().encode(prompt, false);
             TextGenerator.Generated answer = new TextGenerator(pretrained.causalLm())
                     .generate(ids, pretrained.generation().withMaxNewTokens(20), new Seed(0));

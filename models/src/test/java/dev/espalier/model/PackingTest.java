@@ -98,5 +98,18 @@ class PackingTest {
             assertThatThrownBy(() -> pretrained.model().forward(Input.of(new int[41])))
                     .hasMessage("the model has 40 positions and was given 41 tokens; shorten the text");
         }
+        // 34 positions, of which RoBERTa uses those from pad_token_id + 1 = 2 on.
+        try (Pretrained pretrained =
+                        Models.load(Golden.root().resolve("roberta-embedding"), Purpose.embedding(), Fp32.OPTIONS);
+                Scope scope = Scope.open()) {
+            assertThat(pretrained
+                            .model()
+                            .forward(Input.of(new int[32]))
+                            .isFinite()
+                            .all())
+                    .isTrue();
+            assertThatThrownBy(() -> pretrained.model().forward(Input.of(new int[33])))
+                    .hasMessage("the model has 32 positions and was given 33 tokens; shorten the text");
+        }
     }
 }
