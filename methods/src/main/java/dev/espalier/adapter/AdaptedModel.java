@@ -78,7 +78,7 @@ public final class AdaptedModel implements AutoCloseable {
         AdapterType.Made made = create(spec, sites, new Seed(0));
         Attached dry = new Attached("plan", spec, sites, made);
         try {
-            return Plan.of(dry, network, Targets.modules(network, spec.modulesToSave()));
+            return Plan.of(dry, network);
         } finally {
             dry.close();
         }
@@ -155,13 +155,13 @@ public final class AdaptedModel implements AutoCloseable {
 
     private List<Site> select(AdapterSpec<?> spec) {
         if (spec.strict()) {
-            Map<String, Module> modules = network.namedModules();
+            Set<String> parameters = network.namedParameters().keySet();
             spec.modulesToSave()
                     .forEach(item -> check(
-                            modules.keySet().stream().anyMatch(path -> Targets.named(item, path)),
+                            parameters.stream().anyMatch(path -> Targets.owner(List.of(item), path) != null),
                             "modules_to_save: %s matches no module of this network; %s",
                             item,
-                            Targets.hint(item, modules)));
+                            Targets.hint(item, network.namedModules())));
         }
         return spec.targets().select(network, heads, spec.modulesToSave(), spec.strict());
     }

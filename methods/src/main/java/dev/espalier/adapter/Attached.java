@@ -193,9 +193,11 @@ public final class Attached {
 
     /** Makes copies of biases and of modules that train beside the adapters. */
     void copyFrom(Module network) {
-        Map<String, Module> kept = Targets.modules(network, spec.modulesToSave());
-        kept.forEach((path, module) ->
-                module.namedParameters().forEach((leaf, place) -> copy(PREFIX + join(path, leaf), place, true)));
+        network.namedParameters().forEach((path, place) -> {
+            if (Targets.owner(spec.modulesToSave(), path) != null) {
+                copy(PREFIX + path, place, true);
+            }
+        });
         if (spec.ensureWeightTying()) { // PEFT writes what is tied once for each of its names
             network.namedParameters().forEach((path, place) -> {
                 if (copies.values().stream().anyMatch(copy -> copy.place == place)
@@ -206,7 +208,7 @@ public final class Attached {
         }
         if (spec.bias() == AdapterSpec.Bias.ALL) {
             network.namedParameters().forEach((path, place) -> {
-                if (path.contains("bias") && !Targets.within(spec.modulesToSave(), path)) {
+                if (path.contains("bias") && Targets.owner(spec.modulesToSave(), path) == null) {
                     copy(biasKey(path), place, true);
                 }
             });
@@ -246,10 +248,11 @@ public final class Attached {
             return List.of();
         }
         List<Linear> partings = new ArrayList<>();
-        Targets.modules(network, spec.modulesToSave())
-                .values()
-                .forEach(kept ->
-                        kept.namedParameters().values().forEach(place -> partings.addAll(tied(network, place))));
+        network.namedParameters().forEach((path, place) -> {
+            if (Targets.owner(spec.modulesToSave(), path) != null) {
+                partings.addAll(tied(network, place));
+            }
+        });
         return partings;
     }
 
@@ -323,10 +326,6 @@ public final class Attached {
             offset.a().close();
             offset.b().close();
         });
-    }
-
-    static String join(String path, String leaf) {
-        return path.isEmpty() ? leaf : path + "." + leaf;
     }
 
     /** Takes a frozen product out of a layer: y - s (x A0ᵀ) B0ᵀ. */

@@ -214,11 +214,11 @@ public final class PeftFolder {
         if (adapter.spec().bias() == AdapterSpec.Bias.ALL) {
             adapter.copies().forEach((key, copy) -> {
                 String path = key.substring(Attached.PREFIX.length());
-                int dot = path.lastIndexOf('.');
-                String owner = dot < 0 ? "" : path.substring(0, dot);
-                if (path.endsWith(".bias") && Targets.any(adapter.spec().modulesToSave(), owner)) {
-                    tensors.put(Attached.PREFIX + owner + ".modules_to_save.bias", copy.tensor());
-                    tensors.put(Attached.PREFIX + owner + ".original_module.bias", copy.original());
+                String owner = Targets.owner(adapter.spec().modulesToSave(), path);
+                if (owner != null && path.contains("bias")) {
+                    String rest = path.substring(owner.length());
+                    tensors.put(Attached.PREFIX + owner + ".modules_to_save" + rest, copy.tensor());
+                    tensors.put(Attached.PREFIX + owner + ".original_module" + rest, copy.original());
                 }
             });
         }

@@ -269,7 +269,7 @@ final class PeftReader {
     /** With bias all, PEFT writes the bias of a kept module two more times. */
     private static boolean isSecondBias(Attached attached, String key) {
         return attached.spec().bias() == AdapterSpec.Bias.ALL
-                && (key.endsWith(".original_module.bias") || key.endsWith(".modules_to_save.bias"));
+                && (key.contains(".original_module.") || key.contains(".modules_to_save."));
     }
 
     // ---- a frozen start that was written as further ranks

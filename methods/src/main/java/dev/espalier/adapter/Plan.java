@@ -1,8 +1,10 @@
 package dev.espalier.adapter;
 
 import dev.espalier.nn.Module;
+import dev.espalier.nn.Parameter;
 import java.util.ArrayList;
-import java.util.LinkedHashSet;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -32,7 +34,7 @@ public record Plan(List<Touched> layers, long networkParameters) {
         return layers.stream().mapToLong(Touched::parameters).sum();
     }
 
-    static Plan of(Attached dry, Module network, Map<String, Module> kept) {
+    static Plan of(Attached dry, Module network) {
         List<Touched> layers = new ArrayList<>();
         for (Site site : dry.sites()) {
             layers.add(new Touched(
@@ -42,13 +44,15 @@ public record Plan(List<Touched> layers, long networkParameters) {
                     site.layer().inFeatures(),
                     trained(Objects.requireNonNull(dry.at(site.path())))));
         }
-        Set<String> seen = new LinkedHashSet<>();
-        kept.forEach((path, module) -> {
-            if (seen.stream().noneMatch(above -> path.startsWith(above + "."))) {
-                seen.add(path);
-                layers.add(new Touched(path, "kept", 0, 0, module.parameterCount()));
+        Map<String, Long> kept = new LinkedHashMap<>();
+        Set<Parameter> seen = new HashSet<>(); // tied ones count once
+        network.namedParameters().forEach((path, p) -> {
+            String owner = Targets.owner(dry.spec().modulesToSave(), path);
+            if (owner != null && seen.add(p)) {
+                kept.merge(owner, p.tensor().numel(), Long::sum);
             }
         });
+        kept.forEach((path, count) -> layers.add(new Touched(path, "kept", 0, 0, count)));
         long biases = biases(dry, network);
         if (biases > 0) {
             layers.add(new Touched("biases", "kept", 0, 0, biases));
@@ -62,7 +66,7 @@ public record Plan(List<Touched> layers, long networkParameters) {
             case ALL ->
                 network.namedParameters().entrySet().stream()
                         .filter(e -> e.getKey().contains("bias")
-                                && !Targets.within(dry.spec().modulesToSave(), e.getKey()))
+                                && Targets.owner(dry.spec().modulesToSave(), e.getKey()) == null)
                         .mapToLong(e -> e.getValue().tensor().numel())
                         .sum();
             case LORA_ONLY ->

@@ -19,6 +19,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.regex.PatternSyntaxException;
 import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Which layers of a network are meant.
@@ -137,15 +138,17 @@ public record Targets(
                 .toList();
     }
 
-    /** Modules that a list of items means, by path. */
-    static Map<String, Module> modules(Module network, List<String> items) {
-        Map<String, Module> found = new LinkedHashMap<>();
-        network.namedModules().forEach((path, module) -> {
-            if (any(items, path)) {
-                found.put(path, module);
+    /**
+     * The shortest module path at or above a parameter that an item means, or null: {@code classifier} for {@code
+     * classifier.dense.weight}, whether or not the network has a module of that name.
+     */
+    static @Nullable String owner(List<String> items, String parameter) {
+        for (int dot = parameter.indexOf('.'); dot > 0; dot = parameter.indexOf('.', dot + 1)) {
+            if (any(items, parameter.substring(0, dot))) {
+                return parameter.substring(0, dot);
             }
-        });
-        return found;
+        }
+        return null;
     }
 
     /** Whether an item of a list means a path. */

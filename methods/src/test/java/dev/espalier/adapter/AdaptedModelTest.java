@@ -2,8 +2,11 @@ package dev.espalier.adapter;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.tuple;
 
 import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Machine;
+import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
@@ -169,5 +172,92 @@ class AdaptedModelTest {
         AdaptedModel.Change change = adapted.merge().get(0);
         assertThat(half.head.weight().equal(exact.to(DType.BFLOAT16))).isTrue();
         assertThat(change.maxRounding()).isPositive().isLessThan(change.maxChange() / 16);
+    }
+
+    /** RoBERTa's head is called classifier and is no module of its own: its layers are classifier.dense and classifier.out_proj. */
+    @Test
+    void keptModulesMayBeOnlyAPrefix() {
+        Dotted dotted = new Dotted();
+        AdaptedModel adapted = new AdaptedModel(dotted, List.of());
+        AdapterSpec<?> spec = lora("query").withModulesToSave(List.of("classifier"));
+        assertThat(adapted.plan(spec).layers())
+                .extracting(Plan.Touched::path, Plan.Touched::parameters)
+                .containsExactly(tuple("query", 16L), tuple("classifier", 4L * 4 + 2 * 4));
+        adapted.attach("a", spec, new Seed(0));
+        assertThat(adapted.trainableParameters())
+                .containsKeys(
+                        "base_model.model.classifier.dense.weight", "base_model.model.classifier.out_proj.weight");
+    }
+
+    private static final class Dotted extends dev.espalier.nn.Module {
+        Dotted() {
+            child("query", new dev.espalier.nn.Linear(4, 4, false, DType.FLOAT32));
+            child("classifier.dense", new dev.espalier.nn.Linear(4, 4, false, DType.FLOAT32));
+            child("classifier.out_proj", new dev.espalier.nn.Linear(4, 2, false, DType.FLOAT32));
+        }
+    }
+
+    @Test
+    void attachingAndRemovingLeavesNothingBehind() {
+        cycle();
+        long before = Machine.liveNativeObjects();
+        for (int i = 0; i < 50; i++) {
+            cycle();
+        }
+        assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+    }
+
+    private void cycle() {
+        try (Scope scope = Scope.open()) {
+            model.attach(
+                    "a",
+                    AdapterSpec.of(new Lora.Type(), Lora.Config.of(2, 4).withInit("pissa"), Targets.of("fc", "proj"))
+                            .withModulesToSave(List.of("head")),
+                    new Seed(1));
+            model.attach("b", AdapterSpec.of(new Dora.Type(), Lora.Config.of(2, 4), Targets.ALL), new Seed(1));
+            model.activate("a", "b");
+            net.forward(Tiny.ids()).sum().backward();
+            model.merge();
+            model.unmerge();
+            model.remove("a");
+            model.remove("b");
+        }
+    }
+
+    @Test
+    void aFailedAttachLeavesTheFormerAdapterActive() {
+        AdapterContract.move(model.attach("a", lora("fc"), new Seed(1)), 0.3);
+        Tensor adapted = AdapterContract.run(net);
+        AdapterSpec<?> bad =
+                AdapterSpec.of(new Lora.Type(), Lora.Config.of(2, 4).withInit("svd"), Targets.of("fc"));
+        assertThatThrownBy(() -> model.attach("b", bad, new Seed(1))).hasMessageContaining("there is no method svd");
+        assertThat(model.names()).containsExactly("a");
+        assertThat(AdapterContract.run(net).equal(adapted)).isTrue();
+    }
+
+    @Test
+    void bfloat16ActivationsMeetFloat32Factors() {
+        Tiny half = new Tiny(DType.FLOAT32);
+        half.namedParameters().values().forEach(p -> p.set(p.tensor().to(DType.BFLOAT16)));
+        for (AdapterType<Lora.Config> type : List.of(new Lora.Type(), new Dora.Type())) {
+            AdaptedModel adapted = new AdaptedModel(half, half.heads());
+            Attached a = adapted.attach(
+                    "a",
+                    AdapterSpec.of(type, Lora.Config.of(2, 4), Targets.of("embed_tokens", "fc", "proj")),
+                    new Seed(1));
+            AdapterContract.move(a, 0.1);
+            Tensor unmerged = half.forward(Tiny.ids());
+            assertThat(unmerged.dtype()).isEqualTo(DType.BFLOAT16);
+            unmerged.to(DType.FLOAT32).square().sum().backward();
+            a.parameters()
+                    .forEach((key, p) ->
+                            assertThat(p.tensor().grad().dtype()).as(key).isEqualTo(DType.FLOAT32));
+            adapted.merge();
+            double scale = unmerged.abs().max().item();
+            assertThat(AdapterContract.gap(AdapterContract.run(half), unmerged.detach()) / scale)
+                    .as("eight bits of mantissa")
+                    .isLessThan(0.03);
+            adapted.close();
+        }
     }
 }
