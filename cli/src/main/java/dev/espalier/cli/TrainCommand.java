@@ -1,0 +1,139 @@
+package dev.espalier.cli;
+
+import dev.espalier.EspalierException;
+import dev.espalier.adapter.Plan;
+import dev.espalier.recipe.Recipe;
+import dev.espalier.recipe.Run;
+import dev.espalier.train.TrainResult;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/** Carries out a recipe. */
+@Command(
+        name = "train",
+        description = "Fine-tunes a model by a recipe, and saves the adapter. Ctrl-C saves a checkpoint to go on from.",
+        footer = {
+            "",
+            "Example:  espalier train tickets.yaml --set train.epochs=5",
+            "          espalier train lora --set model=minilm --set task.type=classification \\",
+            "              --set task.data=tickets.csv --out out/tickets"
+        })
+final class TrainCommand implements Callable<Integer> {
+
+    private static final long PATIENCE_SECONDS = 120; // for the step that runs and its checkpoint, after Ctrl-C
+
+    @Mixin
+    private Terminal terminal = new Terminal();
+
+    @Mixin
+    private RecipeChoice choice = new RecipeChoice();
+
+    @Option(names = "--resume", description = "go on from the newest checkpoint in the output folder")
+    private boolean resume;
+
+    @Option(names = "--json", description = "print the result as one JSON object")
+    private boolean json;
+
+    @Override
+    public Integer call() {
+        Recipe recipe = choice.read();
+        Path out = recipe.out();
+        if (out == null) {
+            throw new EspalierException("the recipe does not say where results go; set out, or --out DIR");
+        }
+        Run.checkFree(out, resume);
+        CountDownLatch done = new CountDownLatch(1);
+        try (Run run = Run.prepare(recipe, terminal.loadOptions())) {
+            Thread hook = new Thread(() -> stop(run, done), "ctrl-c");
+            Runtime.getRuntime().addShutdownHook(hook);
+            try {
+                report(run);
+                Run.Result result = run.train(
+                        resume, terminal.progress(recipe.train().config().logEvery()));
+                print(result, out);
+                return result.adapter() == null ? Main.FAILED : Main.OK;
+            } finally {
+                done.countDown();
+                forget(hook);
+            }
+        }
+    }
+
+    private static void stop(Run run, CountDownLatch done) {
+        run.requestStop();
+        try {
+            if (!done.await(PATIENCE_SECONDS, TimeUnit.SECONDS)) {
+                Runtime.getRuntime().halt(Main.FAILED);
+            }
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    private static void forget(Thread hook) {
+        try {
+            Runtime.getRuntime().removeShutdownHook(hook);
+        } catch (IllegalStateException e) {
+            // The process is ending, and the hook is what waits for us.
+        }
+    }
+
+    private void report(Run run) {
+        terminal.note(run.splits().train().summary());
+        if (run.splits().validation() != null) {
+            terminal.note("held out: " + run.splits().validation().examples().size() + " examples");
+        }
+        terminal.note(run.encodings().summary());
+        if (run.encodings().targets() > 0) {
+            terminal.note("an example, what is learnt in [[ ]]:");
+            terminal.note(run.preview().strip().indent(2).stripTrailing());
+        }
+        Plan plan = run.plan();
+        terminal.note("trains %,d of %,d parameters (%.2f %%) in %d places of %s"
+                .formatted(
+                        plan.trainableParameters(),
+                        plan.networkParameters(),
+                        100.0 * plan.trainableParameters() / plan.networkParameters(),
+                        plan.layers().size(),
+                        run.pretrained().origin().name()));
+    }
+
+    private void print(Run.Result result, Path out) {
+        TrainResult training = result.training();
+        if (json) {
+            Map<String, Object> facts = new LinkedHashMap<>();
+            facts.put("status", training.status().name().toLowerCase(java.util.Locale.ROOT));
+            facts.put("out", out.toString());
+            facts.put("steps", training.steps());
+            facts.put("train_loss", training.trainLoss());
+            facts.put("metrics", result.metrics());
+            facts.put("tokens_per_second", training.tokensPerSecond());
+            facts.put("peak_resident_bytes", training.peakResidentBytes());
+            facts.put("message", training.message());
+            terminal.json(facts);
+            return;
+        }
+        terminal.line("%s", training.message());
+        if (result.adapter() == null) {
+            terminal.line("To go on: the same command with --resume");
+            return;
+        }
+        terminal.line(
+                "loss %.4f, %,.0f tokens/s, at most %s of memory",
+                training.trainLoss(), training.tokensPerSecond(), Terminal.bytes(training.peakResidentBytes()));
+        if (!result.metrics().isEmpty()) {
+            terminal.line("held out: %s", ProgressView.text(result.metrics()));
+        }
+        terminal.line("saved:    %s", out);
+        terminal.line(
+                "try:      espalier %s --adapter %s \"...\"",
+                result.metrics().containsKey("perplexity") || result.metrics().isEmpty() ? "generate" : "predict", out);
+    }
+}

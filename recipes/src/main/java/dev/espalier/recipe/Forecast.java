@@ -1,0 +1,113 @@
+package dev.espalier.recipe;
+
+import dev.espalier.adapter.Plan;
+import dev.espalier.data.Batch;
+import dev.espalier.model.CausalLm;
+import dev.espalier.model.Family;
+import dev.espalier.model.Model;
+import dev.espalier.model.ModelConfig;
+import dev.espalier.task.Inputs;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Machine;
+import dev.espalier.tensor.Scope;
+import dev.espalier.train.AdamW;
+import java.util.HashSet;
+import java.util.Set;
+
+/**
+ * How much memory a training will need at its peak.
+ *
+ * <p>What is there before the first step (Java, libtorch, tokenizer, data, the base's weights) is measured, after one forward
+ * pass that brings everything in. What training adds is computed from shapes, for the batch with the longest texts:
+ *
+ * <pre>{@code
+ * gradients    4 bytes a trained parameter
+ * optimizer    8 bytes a trained parameter for AdamW
+ * activations  tokens · layers · (d D + f F) · bytes     kept for the backward pass
+ *              + tokens · inputs of adapted layers · bytes
+ *              + B · heads · T² · bytes · a · layers      attention weights, where attention drops out
+ * logits       3 · chunk · V · 4                          of a language model's loss
+ * D width    F inner width    T tokens a row    B rows    V vocabulary
+ * }</pre>
+ *
+ * @param present bytes in memory before training
+ * @param gradients bytes
+ * @param optimizer bytes
+ * @param activations bytes
+ * @param logits bytes
+ * @param rows of the largest batch
+ * @param width tokens of its rows
+ * @param total bytes at the peak
+ */
+public record Forecast(
+        long present,
+        long gradients,
+        long optimizer,
+        long activations,
+        long logits,
+        long rows,
+        long width,
+        long total) {
+
+    /**
+     * Tensors kept a layer, in units of [tokens, D] and [tokens, F], and of [B, heads, T, T]; counted in the forward passes of
+     * {@code Llama}, {@code Gpt2} and {@code Bert}, then fitted to measured peaks.
+     */
+    private record Kept(double ofWidth, double ofInner, double ofScores) {}
+
+    private static final Kept LLAMA = new Kept(9, 4, 0);
+    private static final Kept GPT2 = new Kept(9, 3, 3);
+    private static final Kept BERT = new Kept(9, 2, 3);
+
+    /** Rows of logits alive at once, as in the language-model loss. */
+    private static final long CHUNK = 128;
+
+    static Forecast of(Run run) {
+        Model model = run.pretrained().model();
+        ModelConfig config = model.config();
+        Plan plan = run.plan();
+        long rows;
+        long width;
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            Batch largest = run.collator().largest();
+            rows = largest.inputIds().size(0);
+            width = largest.inputIds().size(1);
+            model.train(false);
+            model.backbone()
+                    .forward(Inputs.of(run.collator().batch(new dev.espalier.data.Collator.Cursor(0, 0)), model));
+        }
+        long bytes = model.backbone().dtype().bytes();
+        long tokens = rows * width;
+        Kept kept = config.family() == Family.BERT || config.family() == Family.ROBERTA
+                ? BERT
+                : config.family() == Family.GPT2 ? GPT2 : LLAMA;
+        long trained = plan.trainableParameters();
+        double activations = (double) tokens
+                        * config.numHiddenLayers()
+                        * (kept.ofWidth() * config.hiddenSize() + kept.ofInner() * config.intermediateSize())
+                + (double) tokens * adaptedInputs(plan);
+        double scores =
+                (double) rows * config.numAttentionHeads() * width * width * kept.ofScores() * config.numHiddenLayers();
+        long present = Machine.residentBytes();
+        long gradients = 4 * trained;
+        long optimizer = run.recipe().train().config().optimizer() instanceof AdamW.Config ? 8 * trained : 4 * trained;
+        long logits = model instanceof CausalLm ? 3 * Math.min(CHUNK, tokens) * config.vocabSize() * 4 : 0;
+        long all = (long) ((activations + scores) * bytes);
+        long total = Math.max(Machine.peakResidentBytes(), present + gradients + optimizer + all + logits);
+        return new Forecast(present, gradients, optimizer, all, logits, rows, width, total);
+    }
+
+    /** Floats a token that adapters keep of their layers' inputs; layers side by side share theirs. */
+    private static long adaptedInputs(Plan plan) {
+        Set<String> seen = new HashSet<>();
+        long sum = 0;
+        for (Plan.Touched layer : plan.layers()) {
+            String parent = layer.path().substring(0, Math.max(0, layer.path().lastIndexOf('.')));
+            if (layer.in() > 0 && seen.add(parent + ":" + layer.in())) {
+                sum += layer.in();
+            }
+        }
+        return sum;
+    }
+}
