@@ -8,6 +8,7 @@ import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
@@ -85,7 +86,7 @@ final class Attention {
             return new Attention(true, null, List.of(), Long.MAX_VALUE);
         }
         Tensor band = band(cached, seen, windowed ? window : 0, device);
-        Tensor allowed = padded ? band.logicalAnd(visible(java.util.Objects.requireNonNull(real))) : band;
+        Tensor allowed = padded ? band.logicalAnd(visible(Objects.requireNonNull(real))) : band;
         return new Attention(false, additive(allowed, dtype), List.of(), Long.MAX_VALUE);
     }
 

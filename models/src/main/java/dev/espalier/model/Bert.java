@@ -159,7 +159,7 @@ public final class Bert extends Backbone {
         /** 0, 1, 2, .. over padding too, unless given or packed. */
         private static Tensor bertPositions(Input in) {
             return in.positionIds() != null || in.segmentIds() != null
-                    ? positions(in)
+                    ? Backbone.positions(in)
                     : Tensor.arange(in.tokens()).to(in.inputIds().device()).unsqueeze(0);
         }
 
@@ -170,10 +170,6 @@ public final class Bert extends Backbone {
             Tensor places = Backbone.positions(in).add(first); // [B or 1, T]
             Tensor mask = in.attentionMask();
             return mask == null ? places : places.maskedFill(mask.eq(0), pad);
-        }
-
-        private static Tensor positions(Input in) {
-            return Backbone.positions(in);
         }
     }
 

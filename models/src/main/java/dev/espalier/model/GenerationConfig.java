@@ -53,7 +53,8 @@ public record GenerationConfig(
      */
     public static GenerationConfig read(String where, Map<String, Object> json) {
         Fields f = Fields.of(where, json);
-        int k = f.integer("top_k", 50); // transformers' own default, which plays a part only when sampling
+        // 50 is transformers' own default, which plays a part only when sampling; null and below 1 mean all.
+        int k = ModelConfig.isNull(f, "top_k") ? 0 : Math.max(0, f.integer("top_k", 50));
         return new GenerationConfig(
                 f.integer("max_new_tokens", DEFAULT.maxNewTokens),
                 f.bool("do_sample", false),

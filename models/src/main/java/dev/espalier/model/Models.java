@@ -18,7 +18,6 @@ import dev.espalier.text.SpecialTokens;
 import dev.espalier.text.Tokenizer;
 import java.io.IOException;
 import java.io.InputStream;
-import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -188,14 +187,18 @@ public final class Models {
         return Json.pretty(json);
     }
 
+    /** The files that hold the model; an adapter's or another format's copy may lie beside them. */
     private static List<Content> weightFiles(Path folder) {
-        try (Stream<Path> files = Files.list(folder)) {
-            return files.filter(f -> f.getFileName().toString().endsWith(".safetensors"))
+        try (Stream<Path> list = Files.list(folder)) {
+            List<Path> files = list.filter(f -> f.getFileName().toString().endsWith(".safetensors"))
                     .sorted()
-                    .map(Content::of)
                     .toList();
+            List<Path> usual = files.stream()
+                    .filter(f -> f.getFileName().toString().startsWith("model"))
+                    .toList();
+            return (usual.isEmpty() ? files : usual).stream().map(Content::of).toList();
         } catch (IOException e) {
-            throw new UncheckedIOException(e);
+            throw new EspalierException("%s cannot be listed: %s".formatted(folder, e), e);
         }
     }
 
