@@ -86,7 +86,7 @@ final class PeftConfig {
             json.put("layers_to_transform", null);
             json.put("layers_pattern", null);
         }
-        json.put("modules_to_save", orNull(spec.modulesToSave()));
+        json.put("modules_to_save", orNull(kept(spec, info)));
         json.put("peft_type", peftType);
         json.put("peft_version", PEFT_VERSION);
         json.put("inference_mode", true);
@@ -95,6 +95,20 @@ final class PeftConfig {
         json.put("task_type", info == null ? null : info.taskType());
         json.put("auto_mapping", info == null ? null : info.autoMapping());
         return new Written(json, embeddings(adapter, Objects.requireNonNull(json.get("target_modules"))));
+    }
+
+    /**
+     * For a classifier PEFT keeps the module {@code classifier} whatever the configuration says, and wraps it twice if its
+     * parts are named too.
+     */
+    private static List<String> kept(AdapterSpec<?> spec, PeftFolder.@Nullable Info info) {
+        if (info == null || !"SEQ_CLS".equals(info.taskType())) {
+            return spec.modulesToSave();
+        }
+        return spec.modulesToSave().stream()
+                .map(item -> item.startsWith("classifier.") ? "classifier" : item)
+                .distinct()
+                .toList();
     }
 
     private static List<Site> embeddings(Attached adapter, Object targets) {

@@ -2,10 +2,16 @@ package dev.espalier.adapter;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
 import dev.espalier.io.TensorInfo;
 import dev.espalier.io.TensorSource;
+import dev.espalier.model.CausalLm;
+import dev.espalier.model.LoadOptions;
+import dev.espalier.model.Models;
+import dev.espalier.model.Precision;
 import dev.espalier.model.Pretrained;
+import dev.espalier.model.Purpose;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Path;
@@ -17,6 +23,7 @@ import java.util.stream.Stream;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Adapters that PEFT 0.21 wrote compute here what they compute there, within 1e-4, and are written again as PEFT writes. */
 class PeftGoldenTest {
@@ -154,5 +161,31 @@ class PeftGoldenTest {
             shapes.put(info.name(), info.storedType() + info.shape());
         }
         return shapes;
+    }
+
+    /** Merging into one of two tied weights parts them: the model on disk says so and computes what the adapter did. */
+    @ParameterizedTest
+    @ValueSource(strings = {"llama-tied-lora-embedding", "llama-tied-lora-modules-to-save", "gpt2-lora-embedding"})
+    void mergedModelsWithTiedWeightsSurviveReloading(String name) {
+        try (Pretrained base = PeftFixtures.base(PeftFixtures.of(name, "base"));
+                AdaptedModel model = PeftFixtures.adapted(base);
+                TensorSource expected = expected(name);
+                Scope scope = Scope.open()) {
+            PeftFolder.load(model, PeftFixtures.adapter(name), "default", false);
+            model.merge();
+            Path folder = temporary.resolve("merged");
+            Models.save(base, folder);
+            assertThat(Json.read(folder.resolve("config.json"))).containsEntry("tie_word_embeddings", false);
+            try (Pretrained reloaded = Models.load(
+                    folder, Purpose.causalLm(), LoadOptions.defaults().withPrecision(Precision.FP32))) {
+                Tensor logits = PeftFixtures.logits(reloaded.model(), expected);
+                assertThat(PeftFixtures.gap(logits, expected.read("logits"))).isLessThan(TOLERANCE);
+            }
+            model.unmerge();
+            model.remove("default");
+            CausalLm lm = base.causalLm();
+            assertThat(lm.lmHead().weightParameter())
+                    .isSameAs(lm.backbone().tokens().weightParameter());
+        }
     }
 }

@@ -226,6 +226,13 @@ public final class Models {
         json.put("architectures", List.of(model.architecture()));
         String dtype = model.backbone().dtype() == DType.BFLOAT16 ? "bfloat16" : "float32";
         json.put(json.containsKey("dtype") ? "dtype" : "torch_dtype", dtype);
+        if (model instanceof CausalLm lm) {
+            boolean tied =
+                    lm.lmHead().weightParameter() == lm.backbone().tokens().weightParameter();
+            if (tied != lm.config().tieWordEmbeddings()) { // an adapter changed one of the two
+                json.put("tie_word_embeddings", tied);
+            }
+        }
         if (model instanceof SequenceClassifier classifier) {
             ClassNames.write(classifier.labels(), json);
             if (classifier.labels().equals(ClassNames.REGRESSION)) {
