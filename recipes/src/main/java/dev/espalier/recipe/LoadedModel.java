@@ -214,7 +214,7 @@ public final class LoadedModel implements AutoCloseable {
     /** The tokens a text may have: as asked, else what the model takes. */
     static int maxLength(Pretrained pretrained, int wanted) {
         var config = pretrained.model().config();
-        int most = config.maxPositionEmbeddings();
+        int most = config.maxTokens();
         if (wanted == 0) {
             return config.positionsAreTable() ? most : Math.min(most, MAX_LENGTH);
         }
