@@ -69,13 +69,13 @@ class PeftStepsTest {
                         assertThat(loss.item()).as("loss %d", i).isCloseTo(expected, within(1e-4 * expected));
                         double expectedNorm =
                                 record.numbers("grad_norms", List.of()).get(i);
-                        assertThat(norm).as("norm %d", i).isCloseTo(expectedNorm, within(1e-3 * expectedNorm));
+                        assertThat(norm).as("norm %d", i).isCloseTo(expectedNorm, within(1e-4 * expectedNorm));
                     }
                 }
                 try (TensorSource last = Safetensors.open(folder.resolve("final"))) {
                     trained.forEach((key, p) -> assertThat(PeftFixtures.gap(p.tensor(), last.read(key)))
                             .as(key)
-                            .isLessThan(2e-3));
+                            .isLessThan(1e-4));
                 }
             }
         }
