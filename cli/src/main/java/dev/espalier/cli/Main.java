@@ -60,9 +60,11 @@ public final class Main {
     public static void main(String[] args) {
         PrintWriter out = new PrintWriter(System.out, true, StandardCharsets.UTF_8);
         PrintWriter err = new PrintWriter(System.err, true, StandardCharsets.UTF_8);
+        Interruption.watch();
         int code = run(out, err, args);
         out.flush();
         err.flush();
+        Interruption.finished();
         System.exit(code);
     }
 

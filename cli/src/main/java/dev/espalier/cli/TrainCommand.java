@@ -9,8 +9,6 @@ import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -26,8 +24,6 @@ import picocli.CommandLine.Option;
             "              --set task.data=tickets.csv --out out/tickets"
         })
 final class TrainCommand implements Callable<Integer> {
-
-    private static final long PATIENCE_SECONDS = 120; // for the step that runs and its checkpoint, after Ctrl-C
 
     @Mixin
     private Terminal terminal = new Terminal();
@@ -49,10 +45,8 @@ final class TrainCommand implements Callable<Integer> {
             throw new EspalierException("the recipe does not say where results go; set out, or --out DIR");
         }
         Run.checkFree(out, resume);
-        CountDownLatch done = new CountDownLatch(1);
         try (Run run = Run.prepare(recipe, terminal.loadOptions())) {
-            Thread hook = new Thread(() -> stop(run, done), "ctrl-c");
-            Runtime.getRuntime().addShutdownHook(hook);
+            Interruption.stopBy(run::requestStop);
             try {
                 report(run);
                 Run.Result result = run.train(
@@ -60,28 +54,8 @@ final class TrainCommand implements Callable<Integer> {
                 print(result, out);
                 return result.adapter() == null ? Main.FAILED : Main.OK;
             } finally {
-                done.countDown();
-                forget(hook);
+                Interruption.stopBy(null);
             }
-        }
-    }
-
-    private static void stop(Run run, CountDownLatch done) {
-        run.requestStop();
-        try {
-            if (!done.await(PATIENCE_SECONDS, TimeUnit.SECONDS)) {
-                Runtime.getRuntime().halt(Main.FAILED);
-            }
-        } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-        }
-    }
-
-    private static void forget(Thread hook) {
-        try {
-            Runtime.getRuntime().removeShutdownHook(hook);
-        } catch (IllegalStateException e) {
-            // The process is ending, and the hook is what waits for us.
         }
     }
 
