@@ -23,7 +23,7 @@ class ForecastTest {
     @Test
     void forecastOfMiniLmIsWithin15PercentOfTheMeasuredPeak() throws Exception {
         StringBuilder rows = new StringBuilder("text,label\n");
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < 32; i++) {
             rows.append("order ".repeat(126).strip())
                     .append(i % 2 == 0 ? ",a\n" : ",b\n"); // 128 tokens with [CLS], [SEP]
         }
@@ -35,7 +35,7 @@ class ForecastTest {
                 "--set",
                 "task={type: classification, data: " + data + ", heldOut: 0}",
                 "--set",
-                "train={steps: 2, batch: 24}",
+                "train={steps: 2, batch: 16}",
                 "--json");
         long forecast = (long) run("plan", settings).get("memory_total");
         List<String> training = new ArrayList<>(settings);

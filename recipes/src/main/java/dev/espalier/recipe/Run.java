@@ -19,7 +19,6 @@ import dev.espalier.model.LoadOptions;
 import dev.espalier.model.Models;
 import dev.espalier.model.Pretrained;
 import dev.espalier.model.Purpose;
-import dev.espalier.nn.Module;
 import dev.espalier.task.CausalLmTask;
 import dev.espalier.task.ClassificationTask;
 import dev.espalier.task.Evaluation;
@@ -301,7 +300,7 @@ public final class Run implements AutoCloseable {
         return Forecast.of(this);
     }
 
-    /** The batch with the longest texts. */
+    /** Training data in batches. */
     Collator collator() {
         return collator(train.items(), true);
     }
@@ -456,11 +455,6 @@ public final class Run implements AutoCloseable {
     private String baseName() {
         Path local = Path.of(recipe.model());
         return Files.exists(local) ? local.toAbsolutePath().normalize().toString() : recipe.model();
-    }
-
-    /** The network, to count what is in it. */
-    Module network() {
-        return pretrained.model();
     }
 
     @Override
