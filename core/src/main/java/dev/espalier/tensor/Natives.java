@@ -56,9 +56,6 @@ final class Natives {
         variables.put("OMP_WAIT_POLICY", "passive");
         variables.put("OMP_NUM_THREADS", threads);
         variables.put("OPENBLAS_NUM_THREADS", threads);
-        // OpenBLAS's idle threads spin for 2^n cycles: by default 27 ms, in which they take the processor from
-        // libgomp's.
-        variables.put("OPENBLAS_THREAD_TIMEOUT", "16");
         return variables;
     }
 

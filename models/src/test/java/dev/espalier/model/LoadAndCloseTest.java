@@ -12,10 +12,10 @@ import org.junit.jupiter.api.Test;
 class LoadAndCloseTest {
 
     private static final long SLACK =
-            80L << 20; // measured noise is 50 MB up and down; a leak of 10 KB a model would be 100 MB
+            80L << 20; // room for the C library's arenas; a leak of 10 KB a model would be 100 MB
 
     @Test
-    void tenThousandCyclesLeaveMemoryFlat() {
+    void tenThousandCyclesLeaveMemoryFlat() throws InterruptedException {
         Path folder = Golden.root().resolve("llama");
         cycles(folder, 1_500); // until compiled code and arenas have grown
         long objects = Machine.liveNativeObjects();
@@ -25,10 +25,16 @@ class LoadAndCloseTest {
         assertThat(residentOutsideTheHeap() - resident).as("growth in bytes").isLessThan(SLACK);
     }
 
-    /** Mapped files are let go when their buffers are collected, so it is counted after a collection. */
-    private static long residentOutsideTheHeap() {
-        System.gc();
-        return Machine.residentBytes() - Runtime.getRuntime().totalMemory();
+    /** The least of several looks: mapped files are let go some time after their buffers are collected. */
+    private static long residentOutsideTheHeap() throws InterruptedException {
+        long least = Long.MAX_VALUE;
+        for (int look = 0; look < 10; look++) {
+            System.gc();
+            Thread.sleep(100);
+            least = Math.min(
+                    least, Machine.residentBytes() - Runtime.getRuntime().totalMemory());
+        }
+        return least;
     }
 
     private static void cycles(Path folder, int count) {
