@@ -71,7 +71,7 @@ final class QuickstartCommand implements Callable<Integer> {
             double before = run.baseline();
             say("Before   %.1f %% right: nearest centroid of the frozen model's embeddings", 100 * before);
             say(
-                    "Training LoRA of rank 8 and a new head: %s parameters (%.1f %%)",
+                    "Training LoRA and a new head: %s parameters (%.1f %%)",
                     Terminal.count(plan.trainableParameters()),
                     100.0 * plan.trainableParameters() / plan.networkParameters());
             Run.Result result = run.train(
