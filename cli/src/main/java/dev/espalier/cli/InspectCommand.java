@@ -27,7 +27,11 @@ import picocli.CommandLine.Parameters;
 @Command(
         name = "inspect",
         description = "Shows what a model, an adapter, a checkpoint or a file of tensors holds.",
-        footer = {"", "Example:  espalier inspect out/quickstart", "          espalier inspect model.gguf --tensors"})
+        footer = {
+            "",
+            "Example:  espalier inspect out/quickstart/adapter",
+            "          espalier inspect model.gguf --tensors"
+        })
 final class InspectCommand implements Callable<Integer> {
 
     private static final List<String> ADAPTER_KEYS = List.of(

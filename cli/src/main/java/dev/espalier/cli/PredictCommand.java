@@ -27,8 +27,8 @@ import picocli.CommandLine.Parameters;
                 "Predicts the class (or the number) of texts given as arguments, in a file, or on standard input.",
         footer = {
             "",
-            "Example:  espalier predict --adapter out/quickstart \"Where is my parcel?\"",
-            "          espalier predict --adapter out/quickstart --input tickets.csv --json"
+            "Example:  espalier predict --adapter out/quickstart/adapter \"Where is my parcel?\"",
+            "          espalier predict --adapter out/quickstart/adapter --input tickets.csv --json"
         })
 final class PredictCommand implements Callable<Integer> {
 

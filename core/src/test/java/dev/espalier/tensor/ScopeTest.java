@@ -71,7 +71,8 @@ class ScopeTest {
             for (int i = 0; i < 200; i++) {
                 step(w);
             }
-            assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+            // Fewer is fine: what other tests left without a scope may be collected meanwhile.
+            assertThat(Machine.liveNativeObjects()).isLessThanOrEqualTo(before);
         }
     }
 

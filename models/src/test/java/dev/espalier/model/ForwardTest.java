@@ -91,7 +91,7 @@ class ForwardTest {
             for (int i = 0; i < 20; i++) {
                 step(pretrained);
             }
-            assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+            assertThat(Machine.liveNativeObjects()).isLessThanOrEqualTo(before);
         }
     }
 

@@ -21,7 +21,7 @@ class LoadAndCloseTest {
         long objects = Machine.liveNativeObjects();
         long resident = residentOutsideTheHeap();
         cycles(folder, 10_000);
-        assertThat(Machine.liveNativeObjects()).as("native objects").isEqualTo(objects);
+        assertThat(Machine.liveNativeObjects()).as("native objects").isLessThanOrEqualTo(objects);
         assertThat(residentOutsideTheHeap() - resident).as("growth in bytes").isLessThan(SLACK);
     }
 

@@ -360,6 +360,6 @@ class LoadingTest {
                 logits(pretrained, "llama");
             }
         }
-        assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+        assertThat(Machine.liveNativeObjects()).isLessThanOrEqualTo(before);
     }
 }

@@ -121,7 +121,7 @@ class TextGeneratorTest {
         generator.generate(prompts, TEN, new Seed(0));
         long before = Machine.liveNativeObjects();
         generator.generate(prompts, TEN.withMaxNewTokens(30), new Seed(0));
-        assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+        assertThat(Machine.liveNativeObjects()).isLessThanOrEqualTo(before);
     }
 
     @Test

@@ -224,7 +224,7 @@ class OptimizerTest {
             for (int i = 0; i < 50; i++) {
                 p.step(adam, 0.1);
             }
-            assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+            assertThat(Machine.liveNativeObjects()).isLessThanOrEqualTo(before);
         }
     }
 
