@@ -559,11 +559,6 @@ public final class Tensor implements AutoCloseable {
         return op("square", () -> torch.square(handle));
     }
 
-    /** -1, 0 or 1. */
-    public Tensor sign() {
-        return op("sign", () -> torch.sign(handle));
-    }
-
     /** Largest whole number not above. */
     public Tensor floor() {
         return op("floor", () -> torch.floor(handle));
@@ -651,11 +646,6 @@ public final class Tensor implements AutoCloseable {
         return op("logical_and", () -> torch.logical_and(handle, other.handle), other);
     }
 
-    /** Either or both. */
-    public Tensor logicalOr(Tensor other) {
-        return op("logical_or", () -> torch.logical_or(handle, other.handle), other);
-    }
-
     /** The contrary. */
     public Tensor logicalNot() {
         return op("logical_not", () -> torch.logical_not(handle));
@@ -702,16 +692,6 @@ public final class Tensor implements AutoCloseable {
         return op("matmul", () -> torch.matmul(handle, other.handle), other);
     }
 
-    /** Outer product of two vectors. */
-    public Tensor outer(Tensor other) {
-        return op("outer", () -> torch.outer(handle, other.handle), other);
-    }
-
-    /** Kronecker product. */
-    public Tensor kron(Tensor other) {
-        return op("kron", () -> torch.kron(handle, other.handle), other);
-    }
-
     /**
      * x Wᵀ + b. A weight or bias of another floating type than x is converted to x's type first: the one place where
      * a float32 parameter meets a bfloat16 activation.
@@ -733,11 +713,6 @@ public final class Tensor implements AutoCloseable {
     /** this + scale · a b, for matrices. */
     public Tensor addmm(Tensor a, Tensor b, double scale) {
         return temps("addmm", () -> torch.addmm(handle, a.handle, b.handle, new Scalar(1.0), new Scalar(scale)), a, b);
-    }
-
-    /** A sum of products in Einstein's notation, such as {@code "bti,oi->bto"}. */
-    public static Tensor einsum(String equation, Tensor... operands) {
-        return scoped("einsum", null, () -> torch.einsum(equation, vector(List.of(operands))), operands);
     }
 
     // ---- shape; results share memory where they can
@@ -797,13 +772,6 @@ public final class Tensor implements AutoCloseable {
         return op("repeat", () -> handle.repeat(times));
     }
 
-    /** Each entry along a dimension repeated in place. */
-    public Tensor repeatInterleave(long times, int dim) {
-        return temps(
-                "repeat_interleave",
-                () -> torch.repeat_interleave(handle, times, new LongOptional(dim), new LongOptional()));
-    }
-
     /** {@code length} entries along a dimension, from {@code start}. */
     public Tensor narrow(int dim, long start, long length) {
         return view("narrow", () -> handle.narrow(dim, start, length));
@@ -837,21 +805,6 @@ public final class Tensor implements AutoCloseable {
     /** Entries along a dimension in reverse order. */
     public Tensor flip(long... dims) {
         return op("flip", () -> torch.flip(handle, dims));
-    }
-
-    /** Entries on and below the k-th diagonal, zero elsewhere. */
-    public Tensor tril(long k) {
-        return op("tril", () -> torch.tril(handle, k));
-    }
-
-    /** Entries on and above the k-th diagonal, zero elsewhere. */
-    public Tensor triu(long k) {
-        return op("triu", () -> torch.triu(handle, k));
-    }
-
-    /** The diagonal of a matrix, or the diagonal matrix of a vector. */
-    public Tensor diag() {
-        return op("diag", () -> torch.diag(handle));
     }
 
     /** Zeros added at both ends of the last dimensions: left, right of the last, then of the last but one. */
@@ -909,16 +862,6 @@ public final class Tensor implements AutoCloseable {
         return inPlace("scatter_", () -> handle.scatter_(dim, index.handle, source.handle), index, source);
     }
 
-    /** Adds rows of {@code source} to the entries that {@code index} names along a dimension. */
-    public Tensor indexAdd_(int dim, Tensor index, Tensor source) {
-        return inPlace("index_add_", () -> handle.index_add_(dim, index.handle, source.handle), index, source);
-    }
-
-    /** Elements where a mask of the same shape holds, as a vector. */
-    public Tensor maskedSelect(Tensor mask) {
-        return op("masked_select", () -> handle.masked_select(mask.handle), mask);
-    }
-
     /** Indices of elements that are not zero: int64 [count, dim]. */
     public Tensor nonzero() {
         return op("nonzero", () -> handle.nonzero());
@@ -955,11 +898,6 @@ public final class Tensor implements AutoCloseable {
     /** Mean along a dimension. */
     public Tensor mean(int dim, boolean keepDim) {
         return temps("mean", () -> torch.mean(handle, new long[] {dim}, keepDim, new ScalarTypeOptional()));
-    }
-
-    /** Variance along a dimension; {@code unbiased} divides by n - 1. */
-    public Tensor var(int dim, boolean unbiased, boolean keepDim) {
-        return op("var", () -> torch.var(handle, new long[] {dim}, unbiased, keepDim));
     }
 
     /** Largest element. */
@@ -1192,11 +1130,6 @@ public final class Tensor implements AutoCloseable {
     /** this = e to the power of this. */
     public Tensor exp_() {
         return inPlace("exp_", handle::exp_);
-    }
-
-    /** this = √this. */
-    public Tensor sqrt_() {
-        return inPlace("sqrt_", handle::sqrt_);
     }
 
     /** this += scale · a b, for matrices. */
