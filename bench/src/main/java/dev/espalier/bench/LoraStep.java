@@ -21,8 +21,10 @@ import dev.espalier.tensor.Tensor;
 import dev.espalier.train.AdamW;
 import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
+import dev.espalier.train.Parameters;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
@@ -63,7 +65,7 @@ public final class LoraStep {
                 for (int step = -warmUp; step < steps; step++) {
                     long[] ids = random.longs((long) rows * length, 0, 49152).toArray();
                     long start = System.nanoTime();
-                    step(task, optimizer, ids, rows, length);
+                    step(task, optimizer, trained.values(), ids, rows, length);
                     if (step >= 0) {
                         seconds[step] = (System.nanoTime() - start) / 1e9;
                     }
@@ -83,7 +85,8 @@ public final class LoraStep {
                 Machine.peakResidentBytes() / (double) (1L << 30));
     }
 
-    private static void step(CausalLmTask task, Optimizer optimizer, long[] ids, int rows, int length) {
+    private static void step(
+            CausalLmTask task, Optimizer optimizer, Collection<Parameter> trained, long[] ids, int rows, int length) {
         try (Scope scope = Scope.open()) {
             Tensor tokens = Tensor.of(ids, rows, length);
             Tensor real = Tensor.ones(DType.INT64, rows, length);
@@ -93,6 +96,7 @@ public final class LoraStep {
             Batch batch =
                     new Batch(tokens, real, positions, null, null, tokens, targets, (long) rows * length, sources);
             task.loss(batch).div((double) targets).backward();
+            Parameters.normAndClip(trained, 1);
             optimizer.step(1e-4);
             optimizer.zeroGrad();
         }

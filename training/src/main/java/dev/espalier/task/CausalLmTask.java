@@ -16,6 +16,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.Function;
 import java.util.stream.IntStream;
+import org.jspecify.annotations.Nullable;
 
 /**
  * The next token, by cross-entropy over the supervised tokens only.
@@ -49,13 +50,40 @@ public final class CausalLmTask implements Task {
     }
 
     @Override
-    public Tensor loss(Batch batch) {
-        Rows rows = rows(batch);
-        if (headIsFixed()) {
-            return ChunkedCrossEntropy.sum(rows.hidden, rows.targets, head, labelSmoothing);
+    public Outcome forward(Batch batch) {
+        return new Predicted(rows(batch));
+    }
+
+    /** Logits of all supervised tokens exist only if the head trains, or somebody asks for them. */
+    private final class Predicted implements Outcome {
+        private final Rows rows;
+        private @Nullable Tensor logits; // [n, V]
+
+        Predicted(Rows rows) {
+            this.rows = rows;
         }
-        Tensor logits = wide(head.forward(rows.hidden)); // [n, V]
-        return logits.crossEntropy(rows.targets, null, labelSmoothing, Tensor.Reduction.SUM);
+
+        @Override
+        public Tensor loss() {
+            return headIsFixed() && logits == null
+                    ? ChunkedCrossEntropy.sum(rows.hidden, rows.targets, head, labelSmoothing)
+                    : logits().crossEntropy(rows.targets, null, labelSmoothing, Tensor.Reduction.SUM);
+        }
+
+        @Override
+        public Tensor logits() {
+            Tensor known = logits;
+            if (known == null) {
+                known = wide(head.forward(rows.hidden));
+                logits = known;
+            }
+            return known;
+        }
+
+        @Override
+        public Tensor targets() {
+            return rows.targets;
+        }
     }
 
     @Override

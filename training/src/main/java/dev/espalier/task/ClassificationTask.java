@@ -67,8 +67,29 @@ public final class ClassificationTask implements Task {
     }
 
     @Override
-    public Tensor loss(Batch batch) {
-        Tensor logits = forward.apply(batch).to(DType.FLOAT32);
+    public Outcome forward(Batch batch) {
+        Tensor logits = logits(batch);
+        classes(batch);
+        Tensor wanted = labels(batch).to(logits.device());
+        return new Outcome() {
+            @Override
+            public Tensor loss() {
+                return crossEntropy(logits, wanted);
+            }
+
+            @Override
+            public Tensor logits() {
+                return logits;
+            }
+
+            @Override
+            public Tensor targets() {
+                return wanted;
+            }
+        };
+    }
+
+    private Tensor crossEntropy(Tensor logits, Tensor wanted) {
         Tensor weights = null;
         if (!options.classWeights.isEmpty()) {
             weights = Tensor.of(options.classWeights.stream()
@@ -77,9 +98,7 @@ public final class ClassificationTask implements Task {
                     .to(DType.FLOAT32)
                     .to(logits.device());
         }
-        classes(batch);
-        return logits.crossEntropy(
-                labels(batch).to(logits.device()), weights, options.labelSmoothing, Tensor.Reduction.SUM);
+        return logits.crossEntropy(wanted, weights, options.labelSmoothing, Tensor.Reduction.SUM);
     }
 
     @Override

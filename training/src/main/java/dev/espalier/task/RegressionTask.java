@@ -37,9 +37,25 @@ public final class RegressionTask implements Task {
     }
 
     @Override
-    public Tensor loss(Batch batch) {
-        Tensor predicted = predict(batch);
-        return predicted.sub(scores(batch).to(predicted.device())).square().sum();
+    public Outcome forward(Batch batch) {
+        Tensor predicted = predict(batch); // [B]
+        Tensor wanted = scores(batch).to(predicted.device()); // [B]
+        return new Outcome() {
+            @Override
+            public Tensor loss() {
+                return predicted.sub(wanted).square().sum();
+            }
+
+            @Override
+            public Tensor logits() {
+                return predicted.unsqueeze(1);
+            }
+
+            @Override
+            public Tensor targets() {
+                return wanted;
+            }
+        };
     }
 
     @Override

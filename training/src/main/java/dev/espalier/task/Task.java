@@ -10,13 +10,31 @@ public interface Task {
     /** The model that learns. */
     Module model();
 
-    /**
-     * The loss of a batch: a sum, never a mean, because a step may span batches of unequal size; whoever trains divides by
-     * the {@link #units} of the whole step.
-     *
-     * @return a scalar that carries gradients, in the current scope
-     */
-    Tensor loss(Batch batch);
+    /** Runs the model on a batch. What is asked of the outcome is computed when it is asked for, in the scope that is open then. */
+    Outcome forward(Batch batch);
+
+    /** The loss of a batch, as {@link Outcome#loss}. */
+    default Tensor loss(Batch batch) {
+        return forward(batch).loss();
+    }
+
+    /** What the model makes of a batch, over what is supervised in it: n rows or tokens. */
+    interface Outcome {
+
+        /**
+         * The loss: a sum, never a mean, because a step may span batches of unequal size; whoever trains divides by the
+         * {@link Task#units} of the whole step.
+         *
+         * @return a scalar that carries gradients
+         */
+        Tensor loss();
+
+        /** Logits float32 [n, classes], [n, vocabulary] or, of a regression, [n, 1]; the same tensor at each call. */
+        Tensor logits();
+
+        /** What is right: int64 [n] classes or tokens, or float32 [n] scores. */
+        Tensor targets();
+    }
 
     /** What the loss of a batch is a sum over: targets, or their class weights. 0 if the batch has nothing to learn. */
     default double units(Batch batch) {

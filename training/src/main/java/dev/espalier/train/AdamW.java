@@ -83,6 +83,11 @@ public final class AdamW implements Optimizer {
     }
 
     @Override
+    public void add(ParameterGroup group) {
+        slabs.add(group);
+    }
+
+    @Override
     public void zeroGrad() {
         slabs.zeroGrad();
     }

@@ -4,8 +4,8 @@ import dev.espalier.tensor.Tensor;
 import java.util.Map;
 
 /**
- * Takes part in training at its events, in this order: {@link #beforeTraining}, then for each step {@link #afterBackward}
- * and {@link #afterStep}, after some steps {@link #afterEvaluation}, at last {@link #afterTraining}. Several are called in
+ * Takes part in training at its events, in this order: {@link #beforeTraining}, then for each step {@link #beforeStep}, {@link
+ * #afterBackward} and {@link #afterStep}, after some steps {@link #afterEvaluation}, at last {@link #afterTraining}. Several are called in
  * the order they were given. What tensors a call makes are freed when it returns, unless kept.
  */
 public interface Callback {
@@ -16,6 +16,13 @@ public interface Callback {
      * @param stepsDone 0, or the step that is being resumed after
      */
     default void beforeTraining(TrainingRun run, long stepsDone) {}
+
+    /**
+     * The batches of a step are about to run; nothing of it has been computed yet.
+     *
+     * @param step the optimiser step, counted from 1
+     */
+    default void beforeStep(TrainingRun run, long step) {}
 
     /** All gradients of the step are there, not clipped yet. */
     default void afterBackward(StepContext step) {}
@@ -34,6 +41,9 @@ public interface Callback {
         return Map.of();
     }
 
-    /** Takes over what {@link #state} gave; before {@link #beforeTraining}. */
-    default void load(Map<String, Tensor> state) {}
+    /**
+     * Takes over what {@link #state} gave; before {@link #beforeTraining}, and before parameters and the optimiser's state are
+     * read, so that what the run had {@link TrainingRun#grow grown} by can be added again.
+     */
+    default void load(TrainingRun run, Map<String, Tensor> state) {}
 }

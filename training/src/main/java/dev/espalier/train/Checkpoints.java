@@ -9,7 +9,6 @@ import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
 import dev.espalier.io.TensorSource;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
@@ -50,8 +49,7 @@ final class Checkpoints {
     private static final String BEST = "best.safetensors";
 
     private final Path folder;
-    private final Map<String, Parameter> parameters;
-    private final Optimizer optimizer;
+    private final TrainingRun run;
     private final List<Callback> callbacks;
 
     /** What must be the same for a run to go on as it would have. */
@@ -59,13 +57,11 @@ final class Checkpoints {
 
     Checkpoints(
             Path folder,
-            Map<String, Parameter> parameters,
-            Optimizer optimizer,
+            TrainingRun run,
             List<Callback> callbacks,
             Map<String, String> identity) {
         this.folder = folder;
-        this.parameters = parameters;
-        this.optimizer = optimizer;
+        this.run = run;
         this.callbacks = callbacks;
         this.identity = identity;
     }
@@ -124,11 +120,11 @@ final class Checkpoints {
                 expected);
         try (Scope scope = Scope.open();
                 TensorSource source = Safetensors.open(newest.resolve(TENSORS))) {
-            put(newest, section(source, "parameter."));
-            optimizer.load(section(source, "optimizer."));
             for (int i = 0; i < callbacks.size(); i++) {
-                callbacks.get(i).load(section(source, "callback.%d.".formatted(i)));
+                callbacks.get(i).load(run, section(source, "callback.%d.".formatted(i)));
             }
+            put(newest, section(source, "parameter."));
+            run.optimizer().load(section(source, "optimizer."));
         }
         return state;
     }
@@ -137,7 +133,7 @@ final class Checkpoints {
     void saveBest(long step) {
         try (Scope scope = Scope.open()) {
             Map<String, Tensor> tensors = new LinkedHashMap<>();
-            parameters.forEach((name, p) -> tensors.put(name, p.tensor()));
+            run.parameters().forEach((name, p) -> tensors.put(name, p.tensor()));
             Safetensors.write(folder.resolve(BEST), tensors, Map.of("step", Long.toString(step)));
         }
     }
@@ -159,8 +155,8 @@ final class Checkpoints {
 
     private Map<String, Tensor> tensors() {
         Map<String, Tensor> all = new LinkedHashMap<>();
-        parameters.forEach((name, p) -> all.put("parameter." + name, p.tensor()));
-        optimizer.state().forEach((name, t) -> all.put("optimizer." + name, t));
+        run.parameters().forEach((name, p) -> all.put("parameter." + name, p.tensor()));
+        run.optimizer().state().forEach((name, t) -> all.put("optimizer." + name, t));
         for (int i = 0; i < callbacks.size(); i++) {
             String prefix = "callback.%d.".formatted(i);
             callbacks.get(i).state().forEach((name, t) -> all.put(prefix + name, t));
@@ -178,7 +174,7 @@ final class Checkpoints {
 
     private void put(Path where, Map<String, Tensor> values) {
         try (Grad off = Grad.off()) {
-            parameters.forEach((name, p) -> {
+            run.parameters().forEach((name, p) -> {
                 Tensor value = values.get(name);
                 if (value == null || !Arrays.equals(value.shape(), p.shape())) {
                     throw new EspalierException(

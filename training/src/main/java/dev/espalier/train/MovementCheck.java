@@ -38,16 +38,16 @@ final class MovementCheck implements AutoCloseable {
     private static final class Watch {
         final String name;
         final Parameter parameter;
-        final double lrFactor;
+        final ParameterGroup group;
         final Tensor start; // [n], a copy
         int steps;
         boolean gradient;
         boolean mustMove;
 
-        Watch(String name, Parameter parameter, double lrFactor) {
+        Watch(String name, Parameter parameter, ParameterGroup group) {
             this.name = name;
             this.parameter = parameter;
-            this.lrFactor = lrFactor;
+            this.group = group;
             this.start = sample(parameter.tensor()).clone().keep();
         }
     }
@@ -56,7 +56,7 @@ final class MovementCheck implements AutoCloseable {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             groups.forEach(group -> group.parameters()
-                    .forEach((name, parameter) -> waiting.add(new Watch(name, parameter, group.lrFactor()))));
+                    .forEach((name, parameter) -> waiting.add(new Watch(name, parameter, group))));
         }
     }
 
@@ -64,7 +64,7 @@ final class MovementCheck implements AutoCloseable {
     void beforeUpdate(double learningRate) {
         try (Grad off = Grad.off()) {
             for (Watch watch : waiting) {
-                double rate = learningRate * watch.lrFactor;
+                double rate = learningRate * watch.group.lrFactor();
                 if (rate > 0 && watch.parameter.isTrainable()) {
                     try (Scope scope = Scope.open()) {
                         look(watch, rate);

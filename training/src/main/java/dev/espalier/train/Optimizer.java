@@ -1,5 +1,6 @@
 package dev.espalier.train;
 
+import dev.espalier.EspalierException;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
 import java.util.Map;
@@ -26,6 +27,17 @@ public interface Optimizer extends AutoCloseable {
 
     /** One update of every parameter that has a gradient. */
     void step(double learningRate);
+
+    /**
+     * Takes on more parameters, with fresh state.
+     *
+     * @throws dev.espalier.EspalierException if this optimiser's parameters are fixed
+     */
+    default void add(ParameterGroup group) {
+        throw new EspalierException(
+                "%s cannot take on parameters that come during training (%s); train with adamw"
+                        .formatted(getClass().getSimpleName(), group.name()));
+    }
 
     /** Drops all gradients. */
     void zeroGrad();

@@ -6,29 +6,49 @@ import dev.espalier.nn.Parameter;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.function.DoubleSupplier;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Parameters that an optimiser treats alike.
  *
  * @param name for messages
  * @param parameters by path, in the order of updates
- * @param lrFactor multiplies the learning rate, at least 0: LoRA+ gives B sixteen times the rate of A
+ * @param rate multiplies the learning rate, at least 0, asked anew at each step: LoRA+ gives B sixteen times the rate of A
  * @param weightDecay at least 0
+ * @param optimizer moves these instead of the run's optimiser; null for that one
  */
-public record ParameterGroup(String name, Map<String, Parameter> parameters, double lrFactor, double weightDecay) {
+public record ParameterGroup(
+        String name,
+        Map<String, Parameter> parameters,
+        DoubleSupplier rate,
+        double weightDecay,
+        Optimizer.@Nullable Config optimizer) {
 
     /** Checks the ranges and copies the map. */
     public ParameterGroup {
         parameters = Collections.unmodifiableMap(new LinkedHashMap<>(parameters));
         check(
-                lrFactor >= 0 && Double.isFinite(lrFactor),
-                "the learning rate factor of group %s must be at least 0 and finite, found %s; try 1",
-                name,
-                lrFactor);
-        check(
                 weightDecay >= 0 && Double.isFinite(weightDecay),
                 "the weight decay of group %s must be at least 0 and finite, found %s; try 0.01",
                 name,
                 weightDecay);
+    }
+
+    /** A group that moves at a constant multiple of the learning rate. */
+    public ParameterGroup(String name, Map<String, Parameter> parameters, double lrFactor, double weightDecay) {
+        this(name, parameters, () -> lrFactor, weightDecay, null);
+        lrFactor();
+    }
+
+    /** What multiplies the learning rate at this step. */
+    public double lrFactor() {
+        double factor = rate.getAsDouble();
+        check(
+                factor >= 0 && Double.isFinite(factor),
+                "the learning rate factor of group %s must be at least 0 and finite, found %s; try 1",
+                name,
+                factor);
+        return factor;
     }
 }

@@ -16,7 +16,7 @@ import java.util.Map;
 import java.util.Set;
 
 /** What trains, taken together. */
-final class Parameters {
+public final class Parameters {
 
     /** Smaller gradients are joined before their norm is taken: one call instead of hundreds. */
     private static final long SMALL = 1 << 17;
@@ -52,8 +52,12 @@ final class Parameters {
                         name));
     }
 
-    /** The length of all gradients as one vector, NaN or infinite if any element is. Gradients longer than {@code clip} (0: any) are scaled down to it. */
-    static double normAndClip(Iterable<Parameter> parameters, double clip) {
+    /**
+     * The length of all gradients as one vector, NaN or infinite if any element is.
+     *
+     * @param clip gradients longer than this are scaled down to it, all alike; 0 for no bound
+     */
+    public static double normAndClip(Iterable<Parameter> parameters, double clip) {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             List<Tensor> gradients = new ArrayList<>();

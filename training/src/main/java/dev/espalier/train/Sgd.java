@@ -73,6 +73,11 @@ public final class Sgd implements Optimizer {
     }
 
     @Override
+    public void add(ParameterGroup group) {
+        slabs.add(group);
+    }
+
+    @Override
     public void zeroGrad() {
         slabs.zeroGrad();
     }

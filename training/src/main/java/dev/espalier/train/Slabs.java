@@ -6,6 +6,7 @@ import dev.espalier.EspalierException;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -31,15 +32,17 @@ final class Slabs implements AutoCloseable {
     }
 
     private final List<String> kinds;
-    private final List<Slab> slabs;
+    private final List<Slab> slabs = new ArrayList<>();
 
     Slabs(List<ParameterGroup> groups, String... kinds) {
         this.kinds = List.of(kinds);
+        groups.forEach(this::add);
+    }
+
+    void add(ParameterGroup group) {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
-            this.slabs = groups.stream()
-                    .flatMap(group -> Slab.of(group, kinds.length).stream())
-                    .toList();
+            slabs.addAll(Slab.of(group, kinds.size()));
         }
     }
 

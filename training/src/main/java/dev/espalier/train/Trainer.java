@@ -54,7 +54,6 @@ public final class Trainer implements AutoCloseable {
     private final boolean resume;
     private final Map<String, ?> recipe;
     private final Map<String, String> hashes;
-    private final Map<String, Parameter> parameters;
     private final TrainingRun run;
     private final Seed dropout;
     private final Stopwatch stopwatch = new Stopwatch();
@@ -95,9 +94,8 @@ public final class Trainer implements AutoCloseable {
                 config.checkpointEvery());
         check(!resume || out != null, "a run is resumed in its output folder; name it");
         Parameters.verify(groups, task.model());
-        parameters = Parameters.of(groups);
-        parameters.values().forEach(p -> p.trainable(true));
-        run = new TrainingRun(task.model(), groups, config.optimizer().create(groups), config, totalSteps());
+        Parameters.of(groups).values().forEach(p -> p.trainable(true));
+        run = new TrainingRun(task, groups, Optimizers.of(config.optimizer(), groups), config, totalSteps());
         dropout = new Seed(config.seed()).named("dropout");
     }
 
@@ -108,7 +106,7 @@ public final class Trainer implements AutoCloseable {
 
     /** Memory that training adds to the model. */
     public Memory memory() {
-        long bytes = Parameters.bytes(parameters.values());
+        long bytes = Parameters.bytes(run.parameters().values());
         return new Memory(bytes, bytes, run.optimizer().stateBytes());
     }
 
@@ -140,7 +138,7 @@ public final class Trainer implements AutoCloseable {
         try {
             if (folder != null) {
                 checkpoints = new Checkpoints(
-                        folder.checkpoints(), parameters, run.optimizer(), callbacks, record().identity());
+                        folder.checkpoints(), run, callbacks, record().identity());
                 if (resume) {
                     TrainState saved = checkpoints.load();
                     state = saved == null ? state : saved;
@@ -243,6 +241,7 @@ public final class Trainer implements AutoCloseable {
         double rate = config.learningRate() * config.schedule().factor(state.step, run.totalSteps());
         long number = state.step + 1;
         long tokens = 0;
+        eachCallback(callback -> callback.beforeStep(run, number));
         try (Scope scope = Scope.open()) {
             List<Batch> batches = new ArrayList<>();
             Cursor cursor = state.cursor;
@@ -268,7 +267,7 @@ public final class Trainer implements AutoCloseable {
             }
             StepContext last = new StepContext(run, number, batches.size() - 1, batches.get(batches.size() - 1), rate);
             eachCallback(callback -> callback.afterBackward(last));
-            norm = Parameters.normAndClip(parameters.values(), config.clip());
+            norm = Parameters.normAndClip(run.parameters().values(), config.clip());
             check(
                     Double.isFinite(norm),
                     "the gradient is not finite at step %d, on %s; lower the learning rate (%.3g), or look for broken examples"
@@ -297,9 +296,10 @@ public final class Trainer implements AutoCloseable {
         try (Scope scope = Scope.open()) {
             Generator.seedDropout(dropout.at(context.step() * config.accumulation() + context.microStep())
                     .value());
-            Tensor loss = task.loss(context.batch()).mul(1 / unitsOfStep);
+            Task.Outcome outcome = task.forward(context.batch());
+            Tensor loss = outcome.loss().mul(1 / unitsOfStep);
             for (LossTerm term : lossTerms) {
-                loss = loss.add(term.value(context).mul(units / unitsOfStep));
+                loss = loss.add(term.value(context, outcome).mul(units / unitsOfStep));
             }
             double value = loss.item();
             check(

@@ -162,7 +162,7 @@ class ResumeTest {
             }
 
             @Override
-            public void load(Map<String, Tensor> state) {
+            public void load(TrainingRun run, Map<String, Tensor> state) {
                 steps = state.get("steps").item();
             }
         }

@@ -142,7 +142,7 @@ class TrainerTest {
                     Trainer trainer = trainer(
                                     toy,
                                     config().steps(4).accumulation(2).seed(seed).build())
-                            .lossTerm(step -> {
+                            .lossTerm((step, outcome) -> {
                                 Tensor ones = Tensor.ones(DType.FLOAT32, 64);
                                 masks.add(toy.dropout.forward(ones).floats());
                                 return ones.sum().mul(0);
@@ -176,7 +176,7 @@ class TrainerTest {
                             }
                         });
                 if (withTerm) {
-                    builder.lossTerm(step -> toy.out.biasParameter().tensor().sum());
+                    builder.lossTerm((step, outcome) -> toy.out.biasParameter().tensor().sum());
                 }
                 try (Trainer trainer = builder.build()) {
                     trainer.train();
@@ -192,7 +192,7 @@ class TrainerTest {
     void aLossThatIsNotFiniteNamesStepAndSources() {
         try (Toy toy = new Toy(0);
                 Trainer trainer = trainer(toy, config().steps(5).batchSize(2).build())
-                        .lossTerm(step -> Tensor.scalar(step.step() == 2 ? Double.NaN : 0, DType.FLOAT32))
+                        .lossTerm((step, outcome) -> Tensor.scalar(step.step() == 2 ? Double.NaN : 0, DType.FLOAT32))
                         .out(temp.resolve("run"))
                         .build()) {
             assertThatThrownBy(trainer::train)
@@ -211,7 +211,7 @@ class TrainerTest {
         try (Toy toy = new Toy(0);
                 Trainer trainer = trainer(toy, config().steps(5).build())
                         // finite, with an infinite slope at zero
-                        .lossTerm(step ->
+                        .lossTerm((step, outcome) ->
                                 toy.out.biasParameter().tensor().mul(0).sqrt().sum())
                         .build()) {
             assertThatThrownBy(trainer::train)
