@@ -2,6 +2,7 @@ package dev.espalier.cli;
 
 import dev.espalier.adapter.Catalog;
 import dev.espalier.adapter.Method;
+import dev.espalier.recipe.Recipe;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -37,11 +38,17 @@ final class MethodsCommand implements Callable<Integer> {
                 terminal.json(facts(method));
             } else {
                 terminal.line("%s", Catalog.describe(method).stripTrailing());
-                terminal.line("");
-                terminal.line(
-                        "Try it:  espalier train %s --set model=minilm --set task.type=classification"
-                                + " --set task.data=DATA.csv --out out/%s",
-                        name, name);
+                String recipe = Recipe.recipeOf(name);
+                if (Recipe.BUILT_IN.contains(recipe)) {
+                    terminal.line("");
+                    terminal.line(
+                            method.verb().equals("train")
+                                    ? "Try it:  espalier train %2$s --set model=minilm --set task.type=classification"
+                                            + " --set task.data=DATA.csv --out out/%2$s"
+                                    : "Try it:  espalier %s %s --help",
+                            method.verb(),
+                            recipe);
+                }
             }
             return Main.OK;
         }

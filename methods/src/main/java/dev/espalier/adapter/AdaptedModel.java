@@ -119,9 +119,9 @@ public final class AdaptedModel implements AutoCloseable {
         try (Scope scope = Scope.open()) {
             made.partings(network).forEach(this::part);
             made.copyFrom(network);
-            String initializer = initializer(spec);
-            if (!initializer.isEmpty()) {
-                Catalog.initializer(initializer).initialize(made, calibration, seed);
+            Initializer initializer = initializer(spec);
+            if (initializer != null) {
+                initializer.initialize(made, calibration, seed);
             }
             return made;
         } catch (RuntimeException e) {
@@ -149,8 +149,9 @@ public final class AdaptedModel implements AutoCloseable {
         return spec.type().create(spec.config(), sites, seed);
     }
 
-    private static <C> String initializer(AdapterSpec<C> spec) {
-        return spec.type().initializer(spec.config());
+    private static <C> @Nullable Initializer initializer(AdapterSpec<C> spec) {
+        String named = spec.type().initializer(spec.config());
+        return spec.initializer() != null || named.isEmpty() ? spec.initializer() : Catalog.initializer(named);
     }
 
     private List<Site> select(AdapterSpec<?> spec) {

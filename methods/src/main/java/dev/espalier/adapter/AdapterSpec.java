@@ -3,6 +3,7 @@ package dev.espalier.adapter;
 import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What to attach, and where.
@@ -14,6 +15,7 @@ import java.util.List;
  *     Targets}
  * @param bias which biases of the network are trained and kept too
  * @param ensureWeightTying whether training one of two tied weights through {@code modulesToSave} trains both
+ * @param initializer chooses the start instead of the one that the settings name; null for that one
  * @param strict whether an item that matches nothing is an error
  */
 public record AdapterSpec<C>(
@@ -23,6 +25,7 @@ public record AdapterSpec<C>(
         List<String> modulesToSave,
         Bias bias,
         boolean ensureWeightTying,
+        @Nullable Initializer initializer,
         boolean strict) {
 
     /** Which biases train. */
@@ -42,35 +45,52 @@ public record AdapterSpec<C>(
 
     /** An adapter on some layers and nothing beside it. */
     public static <C> AdapterSpec<C> of(AdapterType<C> type, C config, Targets targets) {
-        return new AdapterSpec<>(type, config, targets, List.of(), Bias.NONE, false, true);
+        return new AdapterSpec<>(type, config, targets, List.of(), Bias.NONE, false, null, true);
     }
 
     /** The same, with modules trained in full beside it. */
     public AdapterSpec<C> withModulesToSave(List<String> modules) {
-        return new AdapterSpec<>(type, config, targets, modules, bias, ensureWeightTying, strict);
+        return new AdapterSpec<>(type, config, targets, modules, bias, ensureWeightTying, initializer, strict);
     }
 
     /** The same, with biases trained beside it. */
     public AdapterSpec<C> withBias(Bias which) {
-        return new AdapterSpec<>(type, config, targets, modulesToSave, which, ensureWeightTying, strict);
+        return new AdapterSpec<>(type, config, targets, modulesToSave, which, ensureWeightTying, initializer, strict);
+    }
+
+    /** The same, started by an initialiser. */
+    public AdapterSpec<C> withInitializer(Initializer chosen) {
+        return new AdapterSpec<>(type, config, targets, modulesToSave, bias, ensureWeightTying, chosen, strict);
     }
 
     /**
-     * Reads a recipe's adapter: {@code type} (a kind of adapter, or an initialiser, which means LoRA started by it), its
-     * settings, {@code target_modules} and the rest, by PEFT's names. The caller asks {@link Fields#done()}.
+     * Reads a recipe's adapter: {@code type} (a kind of adapter, or an initialiser, which means the kind it is for, started by
+     * it), its settings, {@code initializer} with a type and settings of its own, {@code target_modules} and the rest, by
+     * PEFT's names. The caller asks {@link Fields#done()}.
      */
     public static AdapterSpec<?> read(Fields f) {
         String name = f.string("type", "lora");
         Method method = Catalog.method(name);
         if (method instanceof AdapterType<?> type) {
-            return read(type, f, true);
+            Fields own = f.fields("initializer");
+            AdapterSpec<?> spec = read(type, f, true);
+            return own.has("type") ? spec.withInitializer(initializer(own.string("type"), own)) : spec;
         }
-        if (method instanceof Initializer) {
-            Lora.Type lora = new Lora.Type();
-            return of(lora, lora.read(f, Lora.Config.DEFAULT.withInit(name)), f, true);
+        if (method instanceof Initializer initializer) {
+            if (initializer.fields().isEmpty()) { // told by its name alone, and so it is written
+                Lora.Type lora = new Lora.Type();
+                return of(lora, lora.read(f, Lora.Config.DEFAULT.withInit(name)), f, true);
+            }
+            AdapterType<?> type = (AdapterType<?>) Catalog.method(initializer.adapter());
+            Initializer configured = initializer(name, f);
+            return read(type, f, true).withInitializer(configured);
         }
         throw new EspalierException("adapter.type is %s, which is no adapter but %s; try lora"
                 .formatted(name, "of kind " + method.about().kind()));
+    }
+
+    private static Initializer initializer(String name, Fields f) {
+        return Catalog.initializer(name).configured(f);
     }
 
     static <C> AdapterSpec<C> read(AdapterType<C> type, Fields f, boolean strict) {
@@ -85,6 +105,7 @@ public record AdapterSpec<C>(
                 f.strings("modules_to_save", List.of()),
                 f.choice("bias", Bias.NONE),
                 f.bool("ensure_weight_tying", false),
+                null,
                 strict);
     }
 }

@@ -1,11 +1,18 @@
 package dev.espalier.adapter;
 
 import dev.espalier.io.Fields;
+import dev.espalier.io.TensorSource;
+import dev.espalier.nn.Module;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Tensor;
+import dev.espalier.train.Callback;
+import dev.espalier.train.LossTerm;
+import dev.espalier.train.Optimizer;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
@@ -53,6 +60,45 @@ public interface AdapterType<C> extends Method {
         return "";
     }
 
+    /**
+     * Paths of the network's own parameters that train as they are: copies take their place while the adapter is active, and
+     * are kept with it. A method over raw parameters says here which.
+     *
+     * @param sites layers that the targets mean
+     */
+    default Set<String> trained(C config, List<Site> sites, Module network) {
+        return Set.of();
+    }
+
+    /** Whether it trains the network's weights themselves, whole, rather than something beside them. */
+    default boolean trainsWeights() {
+        return false;
+    }
+
+    /**
+     * What the method does in a training besides bringing parameters.
+     *
+     * @param seed of which it takes the stream of its own name
+     */
+    default Parts parts(C config, Attached adapter, Seed seed) {
+        return Parts.NONE;
+    }
+
+    /** What goes into the files: by default the settings and every parameter as they are. */
+    default Saved<C> saved(C config, Made made) {
+        return new Saved<>(config, made.tensors());
+    }
+
+    /**
+     * Values for the adapter's parameters from a file that holds something else.
+     *
+     * @param file what {@link #saved} or PEFT wrote
+     * @return a tensor for each key of {@link Made#tensors}, in the current scope; null if the file has them as they are
+     */
+    default @Nullable Map<String, Tensor> restored(C config, Made made, TensorSource file) {
+        return null;
+    }
+
     @Override
     default List<Fields.Field> fields() {
         return Fields.askedBy(this::read);
@@ -66,6 +112,26 @@ public interface AdapterType<C> extends Method {
      */
     record Made(Map<String, Adapter> adapters, Map<String, Parameter> shared) {
 
+        /** Every parameter by its key in the file: {@code base_model.model.<path>.<name>}, {@code base_model.<name>} if shared. */
+        public Map<String, Parameter> parameters() {
+            Map<String, Parameter> all = new LinkedHashMap<>();
+            shared.forEach((leaf, p) -> all.put("base_model." + leaf, p));
+            adapters.forEach((path, adapter) -> adapter.parameters().forEach((leaf, p) -> all.put(key(path, leaf), p)));
+            return all;
+        }
+
+        /** The values of {@link #parameters}. */
+        public Map<String, Tensor> tensors() {
+            Map<String, Tensor> all = new LinkedHashMap<>();
+            parameters().forEach((key, p) -> all.put(key, p.tensor()));
+            return all;
+        }
+
+        /** The key in the file of a layer's parameter. */
+        public static String key(String path, String leaf) {
+            return Attached.PREFIX + path + "." + leaf;
+        }
+
         /** Adapters that have nothing in common. */
         public static Made each(List<Site> sites, Function<Site, Adapter> maker) {
             Map<String, Adapter> adapters = new LinkedHashMap<>();
@@ -73,4 +139,38 @@ public interface AdapterType<C> extends Method {
             return new Made(adapters, Map.of());
         }
     }
+
+    /**
+     * What a method does in a training.
+     *
+     * @param callbacks that act at the training's events
+     * @param lossTerms added to the task's loss
+     * @param optimizers that move some of the parameters instead of the run's, by the parameters' name in the file after the
+     *     layer's path: {@code gate}
+     */
+    record Parts(List<Callback> callbacks, List<LossTerm> lossTerms, Map<String, Optimizer.Config> optimizers) {
+
+        /** Nothing. */
+        public static final Parts NONE = new Parts(List.of(), List.of(), Map.of());
+
+        /** Copies. */
+        public Parts {
+            callbacks = List.copyOf(callbacks);
+            lossTerms = List.copyOf(lossTerms);
+            optimizers = Map.copyOf(optimizers);
+        }
+
+        /** Callbacks alone. */
+        public static Parts of(Callback... callbacks) {
+            return new Parts(List.of(callbacks), List.of(), Map.of());
+        }
+    }
+
+    /**
+     * What goes into the files.
+     *
+     * @param config the settings as they are to be written
+     * @param tensors by key
+     */
+    record Saved<C>(C config, Map<String, Tensor> tensors) {}
 }

@@ -3,6 +3,7 @@ package dev.espalier.adapter;
 import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
+import dev.espalier.io.TensorSource;
 import dev.espalier.nn.Layer;
 import dev.espalier.nn.Linear;
 import dev.espalier.nn.Module;
@@ -10,11 +11,13 @@ import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /** One named adapter on a network: what stands on each of its layers, and the trained copies that go with it. */
@@ -38,7 +41,7 @@ public final class Attached {
         this.spec = spec;
         this.sites = sites;
         this.made = made;
-        adapterParameters().values().stream().filter(Parameter::isTrainable).forEach(moving::add);
+        made.parameters().values().stream().filter(Parameter::isTrainable).forEach(moving::add);
     }
 
     /** What it is called on this network. */
@@ -81,7 +84,7 @@ public final class Attached {
      * them only while the adapter is active.
      */
     public Map<String, Parameter> parameters() {
-        Map<String, Parameter> all = adapterParameters();
+        Map<String, Parameter> all = made.parameters();
         copies.forEach((key, copy) -> {
             if (copy.tensor() == copy.place.tensor()) {
                 all.put(key, copy.place);
@@ -92,11 +95,50 @@ public final class Attached {
 
     /** The tensors to be saved, by key, active or not. */
     Map<String, Tensor> tensors() {
-        Map<String, Tensor> all = new LinkedHashMap<>();
-        adapterParameters().forEach((key, p) -> all.put(key, p.tensor()));
+        Map<String, Tensor> all = new LinkedHashMap<>(made.tensors());
         copies.forEach((key, copy) -> all.put(key, copy.tensor()));
         alsoNamed.forEach((key, copy) -> all.put(key, copy.tensor()));
         return all;
+    }
+
+    /** Settings and tensors as they go into the files, in the current scope; trained copies included. */
+    Written written() {
+        return written(spec);
+    }
+
+    private <C> Written written(AdapterSpec<C> of) {
+        AdapterType.Saved<C> saved = of.type().saved(of.config(), made);
+        Map<String, Tensor> all = new LinkedHashMap<>(saved.tensors());
+        copies.forEach((key, copy) -> all.put(key, copy.tensor()));
+        alsoNamed.forEach((key, copy) -> all.put(key, copy.tensor()));
+        return new Written(of.type().write(saved.config()), all);
+    }
+
+    /** Settings by PEFT's names, and tensors by key. */
+    record Written(Map<String, @Nullable Object> config, Map<String, Tensor> tensors) {}
+
+    /** What a file holds for the adapter's own parameters where it is not these, by key, or null. */
+    @Nullable
+    Map<String, Tensor> restored(TensorSource file) {
+        return restored(spec, file);
+    }
+
+    private <C> @Nullable Map<String, Tensor> restored(AdapterSpec<C> of, TensorSource file) {
+        return of.type().restored(of.config(), made, file);
+    }
+
+    /** What the method does in a training. */
+    public AdapterType.Parts parts(Seed seed) {
+        return parts(spec, seed);
+    }
+
+    private <C> AdapterType.Parts parts(AdapterSpec<C> of, Seed seed) {
+        return of.type().parts(of.config(), this, seed);
+    }
+
+    /** What the method made for the layers. */
+    public AdapterType.Made made() {
+        return made;
     }
 
     Map<String, Copy> copies() {
@@ -105,15 +147,6 @@ public final class Attached {
 
     Map<String, LoraFactors> offsets() {
         return offsets;
-    }
-
-    private Map<String, Parameter> adapterParameters() {
-        Map<String, Parameter> all = new LinkedHashMap<>();
-        made.shared().forEach((leaf, p) -> all.put("base_model." + leaf, p));
-        made.adapters()
-                .forEach((path, adapter) ->
-                        adapter.parameters().forEach((leaf, p) -> all.put(PREFIX + path + "." + leaf, p)));
-        return all;
     }
 
     /**
@@ -193,8 +226,9 @@ public final class Attached {
 
     /** Makes copies of biases and of modules that train beside the adapters. */
     void copyFrom(Module network) {
+        Set<String> trained = trained(spec, network);
         network.namedParameters().forEach((path, place) -> {
-            if (Targets.owner(spec.modulesToSave(), path) != null) {
+            if (Targets.owner(spec.modulesToSave(), path) != null || trained.contains(path)) {
                 copy(PREFIX + path, place, true);
             }
         });
@@ -220,6 +254,10 @@ public final class Attached {
                 }
             });
         }
+    }
+
+    private <C> Set<String> trained(AdapterSpec<C> of, Module network) {
+        return of.type().trained(of.config(), sites, network);
     }
 
     /** As PEFT names it: the bias of an adapted layer belongs to its base_layer. */

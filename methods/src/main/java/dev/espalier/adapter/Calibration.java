@@ -1,26 +1,45 @@
 package dev.espalier.adapter;
 
 import dev.espalier.EspalierException;
+import dev.espalier.tensor.Tensor;
 
-/** Batches of data on which an {@link Initializer} may run the network. */
+/** Batches of data on which a method may run the network before training: for gradients, or for what layers receive. */
 public interface Calibration {
 
-    /** No data. Methods that need some say so. */
+    /** No data. */
     Calibration NONE = new Calibration() {
         @Override
-        public int batches() {
+        public long batches() {
             return 0;
         }
 
         @Override
-        public void backward(int batch) {
+        public Tensor loss(long batch) {
             throw new EspalierException("there are no calibration batches");
         }
     };
 
-    /** How many there are. */
-    int batches();
+    /** How many different ones there are. */
+    long batches();
 
-    /** Runs the network forward on one batch and the task's mean loss backward, into the gradients of what records them. */
-    void backward(int batch);
+    /**
+     * Runs the network forward on one batch.
+     *
+     * @param batch from 0; beyond the last they begin again
+     * @return the task's mean loss, a scalar in the current scope; it carries gradients to whatever records them
+     */
+    Tensor loss(long batch);
+
+    /**
+     * Stops if there is no data.
+     *
+     * @param method that asks
+     */
+    default void require(String method) {
+        if (batches() == 0) {
+            throw new EspalierException(
+                    "%s starts from gradients or activations on calibration batches, and there are none; train by a recipe with data, or give a Calibration"
+                            .formatted(method));
+        }
+    }
 }

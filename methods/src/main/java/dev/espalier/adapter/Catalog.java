@@ -1,9 +1,12 @@
 package dev.espalier.adapter;
 
+import static dev.espalier.Check.check;
+
 import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
 import dev.espalier.io.Fields;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.ServiceLoader;
@@ -34,6 +37,36 @@ public final class Catalog {
             throw unknown(name, METHODS.keySet().stream().toList());
         }
         return found;
+    }
+
+    /**
+     * A method of some kind.
+     *
+     * @param where the setting that names it, for messages
+     * @param example a name that would do
+     * @throws EspalierException if there is none of that name, or it is of another kind
+     */
+    public static <M> M method(String name, Class<M> kind, String where, String example) {
+        Method found = method(name);
+        if (!kind.isInstance(found)) {
+            throw new EspalierException("%s is %s, which is of the kind \"%s\" and has no place there; try %s"
+                    .formatted(where, name, found.about().kind(), example));
+        }
+        return kind.cast(found);
+    }
+
+    /**
+     * Stops if methods of one recipe cannot be combined.
+     *
+     * @throws EspalierException with the reason
+     */
+    public static void checkCombination(Collection<? extends Method> methods) {
+        for (Method one : methods) {
+            for (Method other : methods) {
+                String reason = one == other ? null : one.objection(other);
+                check(reason == null, "%s and %s cannot be combined: %s", one.name(), other.name(), reason);
+            }
+        }
     }
 
     /** The initialiser that a name with options means, such as {@code pissa_niter_4}. */
@@ -94,13 +127,19 @@ public final class Catalog {
                         about.combines(),
                         about.saves(),
                         about.merges() ? "yes" : "no",
-                        method.fields().stream().map(Catalog::line).collect(Collectors.joining("\n")));
+                        method.fields().stream()
+                                .map(field -> line(field, method.meanings().getOrDefault(field.name(), "")))
+                                .collect(Collectors.joining("\n")));
     }
 
-    private static String line(Fields.Field field) {
+    private static String line(Fields.Field field, String meaning) {
         @Nullable Object value = field.defaultValue();
-        return "  %-22s %s%s"
-                .formatted(field.name(), field.type(), field.required() ? ", required" : ", default " + value);
+        return "  %-22s %s%s%s"
+                .formatted(
+                        field.name(),
+                        field.type(),
+                        field.required() ? ", required" : ", default " + value,
+                        meaning.isEmpty() ? "" : ": " + meaning);
     }
 
     private static EspalierException unknown(String name, List<String> known) {

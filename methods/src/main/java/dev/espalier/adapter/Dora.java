@@ -51,6 +51,11 @@ public final class Dora implements LowRank, Mergeable {
         }
 
         @Override
+        public Map<String, String> meanings() {
+            return LORA.meanings();
+        }
+
+        @Override
         public String peftType() {
             return LORA.peftType();
         }

@@ -1,5 +1,6 @@
 package dev.espalier.adapter;
 
+import dev.espalier.io.Fields;
 import dev.espalier.tensor.Seed;
 
 /** Chooses the starting values of adapters from the weights they stand on or from calibration batches. */
@@ -15,6 +16,16 @@ public interface Initializer extends Method {
 
     /** Whether anyone who has the same weights can compute the same start again. */
     boolean isRepeatable();
+
+    /** This initialiser with settings of its own, where it has any. */
+    default Initializer configured(Fields f) {
+        return this;
+    }
+
+    /** The kind of adapter that a recipe means which names this initialiser alone. */
+    default String adapter() {
+        return "lora";
+    }
 
     /**
      * Sets starting values, for layers through {@link Attached#start}. The network is never changed: what a method takes out of

@@ -228,6 +228,17 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
         }
     }
 
+    /** What the settings of LoRA and its variants mean. */
+    static final Map<String, String> MEANINGS = Map.of(
+            "r", "rank, 1 to the layer's smaller width",
+            "lora_alpha", "numerator of the scale s, above 0; often twice the rank",
+            "lora_dropout", "share of the input dropped in training, in [0, 1)",
+            "use_rslora", "s = lora_alpha / √r instead of lora_alpha / r",
+            "lora_bias", "train a bias with B",
+            "init_lora_weights", "true, gaussian, false (random, not zero), or an initialiser such as pissa",
+            "rank_pattern", "other ranks by regular expression over module paths; the first that matches wins",
+            "alpha_pattern", "other alphas, likewise");
+
     /** How LoRA is set up, read and written. */
     public static final class Type implements AdapterType<Config> {
 
@@ -244,6 +255,11 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
                     "any optimizer, any initializer, trained heads (modules_to_save) and biases (bias)",
                     "A and B of each layer, in PEFT's format (LORA)",
                     true);
+        }
+
+        @Override
+        public Map<String, String> meanings() {
+            return MEANINGS;
         }
 
         @Override

@@ -2,6 +2,8 @@ package dev.espalier.adapter;
 
 import dev.espalier.io.Fields;
 import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /** A published method, as the catalogue knows it. Found by its line in {@code META-INF/services}. */
 public interface Method {
@@ -12,9 +14,28 @@ public interface Method {
     /** Its settings with their defaults. */
     List<Fields.Field> fields();
 
+    /** The command that runs its recipe: {@code train}, {@code merge}, {@code compress} ... */
+    default String verb() {
+        return "train";
+    }
+
+    /** What each setting means and may be, by its name: {@code "rank, at least 1"}. */
+    default Map<String, String> meanings() {
+        return Map.of();
+    }
+
     /** Its name in recipes and on the command line. */
     default String name() {
         return about().name();
+    }
+
+    /**
+     * Why this method cannot be used together with another one of the same recipe. Both are asked, before anything is trained.
+     *
+     * @return a reason that ends the sentence "A and B cannot be combined: ", or null
+     */
+    default @Nullable String objection(Method other) {
+        return null;
     }
 
     /**

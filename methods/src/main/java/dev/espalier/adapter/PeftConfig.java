@@ -30,7 +30,7 @@ final class PeftConfig {
 
     /** @param unfold whether ranks double, because a frozen start is written as further ranks */
     static Written write(Attached adapter, PeftFolder.@Nullable Info info, boolean unfold) {
-        Map<String, @Nullable Object> own = own(adapter.spec());
+        Map<String, @Nullable Object> own = adapter.written().config();
         if (unfold) {
             unfold(own);
         }

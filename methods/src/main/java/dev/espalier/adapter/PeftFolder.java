@@ -96,7 +96,7 @@ public final class PeftFolder {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             PeftConfig.Written config = PeftConfig.write(adapter, info == null ? adapter.info() : info, unfold);
-            Map<String, Tensor> tensors = new LinkedHashMap<>(adapter.tensors());
+            Map<String, Tensor> tensors = new LinkedHashMap<>(adapter.written().tensors());
             if (unfold) {
                 tensors.putAll(unfolded(adapter));
             }

@@ -6,6 +6,7 @@ import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
+import dev.espalier.io.TensorInfo;
 import dev.espalier.io.TensorSource;
 import dev.espalier.nn.Embedding;
 import dev.espalier.tensor.Grad;
@@ -173,6 +174,18 @@ final class PeftReader {
     private static void fill(Attached attached, TensorSource source, PeftFolder.Info info, boolean folded) {
         Map<String, Tensor> expected = attached.tensors();
         Set<String> unexpected = new LinkedHashSet<>(source.tensors().keySet());
+        try (Scope scope = Scope.open()) {
+            Noted noted = new Noted(source);
+            Map<String, Tensor> restored = attached.restored(noted);
+            if (restored != null) {
+                attached.made()
+                        .tensors()
+                        .forEach(
+                                (key, tensor) -> tensor.detach().copy_(Objects.requireNonNull(restored.get(key), key)));
+                expected.keySet().removeAll(attached.made().tensors().keySet());
+                unexpected.removeAll(noted.read);
+            }
+        }
         List<String> missing = new ArrayList<>();
         List<String> misshapen = new ArrayList<>();
         expected.forEach((key, tensor) -> {
@@ -209,6 +222,40 @@ final class PeftReader {
                 adoptEmbedding(attached, key, source.read(key));
             }
         }
+    }
+
+    /** Notes what is read. */
+    private static final class Noted implements TensorSource {
+        private final TensorSource source;
+        private final Set<String> read = new LinkedHashSet<>();
+
+        Noted(TensorSource source) {
+            this.source = source;
+        }
+
+        @Override
+        public Map<String, TensorInfo> tensors() {
+            return source.tensors();
+        }
+
+        @Override
+        public Tensor read(String name) {
+            read.add(name);
+            return source.read(name);
+        }
+
+        @Override
+        public Map<String, String> metadata() {
+            return source.metadata();
+        }
+
+        @Override
+        public String where() {
+            return source.where();
+        }
+
+        @Override
+        public void close() {} // the source is another's
     }
 
     private static String complaint(List<String> missing, Set<String> unexpected, List<String> misshapen) {

@@ -30,6 +30,11 @@ public final class RsLora implements AdapterType<Lora.Config> {
     }
 
     @Override
+    public Map<String, String> meanings() {
+        return LORA.meanings();
+    }
+
+    @Override
     public String peftType() {
         return LORA.peftType();
     }

@@ -83,6 +83,14 @@ public final class LoraPlus implements OptimizerGroups {
     }
 
     @Override
+    public Map<String, String> meanings() {
+        return Map.of(
+                "loraplus_lr_ratio", "rate of B over rate of A, at least 1",
+                "loraplus_lr_embedding", "rate of adapters on embeddings, above 0",
+                "loraplus_weight_decay", "for every group, at least 0");
+    }
+
+    @Override
     public List<Fields.Field> fields() {
         return Fields.askedBy(Config::read);
     }

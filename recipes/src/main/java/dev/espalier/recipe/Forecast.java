@@ -10,7 +10,6 @@ import dev.espalier.task.Inputs;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Machine;
 import dev.espalier.tensor.Scope;
-import dev.espalier.train.AdamW;
 import java.util.HashSet;
 import java.util.Set;
 
@@ -22,7 +21,7 @@ import java.util.Set;
  *
  * <pre>{@code
  * gradients    4 bytes a trained parameter
- * optimizer    8 bytes a trained parameter for AdamW
+ * optimizer    what the optimiser declares: 8 bytes a trained parameter for AdamW
  * activations  tokens · layers · (d D + f F) · bytes     kept for the backward pass
  *              + tokens · inputs of adapted layers · bytes
  *              + B · heads · T² · bytes · a · layers      attention weights, where attention drops out
@@ -95,7 +94,7 @@ public record Forecast(
                 (double) rows * config.numAttentionHeads() * width * width * kept.ofScores() * config.numHiddenLayers();
         long present = Machine.residentBytes();
         long gradients = 4 * trained;
-        long optimizer = run.recipe().train().config().optimizer() instanceof AdamW.Config ? 8 * trained : 4 * trained;
+        long optimizer = run.optimizerBytes();
         long logits = model instanceof CausalLm ? 3 * Math.min(CHUNK, tokens) * config.vocabSize() * 4 : 0;
         long all = (long) ((activations + scores) * bytes);
         long total = Math.max(Machine.peakResidentBytes(), present + gradients + optimizer + all + logits);

@@ -6,6 +6,7 @@ import com.google.errorprone.annotations.CanIgnoreReturnValue;
 import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
 import dev.espalier.adapter.AdapterSpec;
+import dev.espalier.adapter.Catalog;
 import dev.espalier.io.Fields;
 import java.io.IOException;
 import java.io.InputStream;
@@ -51,8 +52,16 @@ public record Recipe(
         @Nullable Path out,
         Map<String, Object> settings) {
 
-    /** Recipes that come with Espalier: a method's adapter and training, to be completed with model and data. */
-    public static final List<String> BUILT_IN = List.of("lora", "rslora", "lora-plus", "dora", "pissa", "olora");
+    /** Recipes that come with Espalier, one for a method that has one: to be completed with model and data. */
+    public static final List<String> BUILT_IN = Catalog.methods().keySet().stream()
+            .map(Recipe::recipeOf)
+            .filter(name -> Recipe.class.getResource("/recipes/" + name + ".yaml") != null)
+            .toList();
+
+    /** The name of a method's recipe: {@code lora-plus} for {@code lora+}. */
+    public static String recipeOf(String method) {
+        return method.replace("+", "-plus");
+    }
 
     /** Copies. */
     public Recipe {

@@ -5,8 +5,15 @@ import static dev.espalier.Check.check;
 import dev.espalier.EspalierException;
 import dev.espalier.adapter.AdaptedModel;
 import dev.espalier.adapter.AdapterSpec;
+import dev.espalier.adapter.AdapterType;
+import dev.espalier.adapter.Calibration;
+import dev.espalier.adapter.Catalog;
+import dev.espalier.adapter.Initializer;
+import dev.espalier.adapter.Method;
 import dev.espalier.adapter.PeftFolder;
 import dev.espalier.adapter.Plan;
+import dev.espalier.adapter.Setting;
+import dev.espalier.data.Batch;
 import dev.espalier.data.Collator;
 import dev.espalier.data.Dataset;
 import dev.espalier.data.Encoder;
@@ -15,10 +22,12 @@ import dev.espalier.data.Encodings;
 import dev.espalier.data.Example;
 import dev.espalier.data.Labels;
 import dev.espalier.data.Splits;
+import dev.espalier.io.Fields;
 import dev.espalier.model.LoadOptions;
 import dev.espalier.model.Models;
 import dev.espalier.model.Pretrained;
 import dev.espalier.model.Purpose;
+import dev.espalier.nn.Parameter;
 import dev.espalier.task.CausalLmTask;
 import dev.espalier.task.ClassificationTask;
 import dev.espalier.task.Evaluation;
@@ -26,9 +35,12 @@ import dev.espalier.task.RegressionTask;
 import dev.espalier.task.Task;
 import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Tensor;
 import dev.espalier.text.ChatTemplate;
 import dev.espalier.train.LogProgress;
+import dev.espalier.train.ParameterGroup;
 import dev.espalier.train.ProgressListener;
+import dev.espalier.train.TrainConfig;
 import dev.espalier.train.TrainResult;
 import dev.espalier.train.Trainer;
 import java.io.IOException;
@@ -179,8 +191,38 @@ public final class Run implements AutoCloseable {
         if (from != null) {
             PeftFolder.load(adapted, from, "default", true);
         } else {
-            adapted.attach("default", spec(), seed.named("adapter"));
+            adapted.attach("default", spec(), seed.named("adapter"), calibration());
         }
+        Catalog.checkCombination(methods());
+    }
+
+    /** Everything of the catalogue that takes part. */
+    private List<Method> methods() {
+        List<Method> all = new ArrayList<>(recipe.train().methods());
+        AdapterSpec<?> spec = adapted.adapter("default").spec();
+        all.add(spec.type());
+        Initializer initializer = spec.initializer();
+        if (initializer != null) {
+            all.add(initializer);
+        }
+        return all;
+    }
+
+    /** The training data, for methods that look at the network before it trains. */
+    private Calibration calibration() {
+        Collator batches = collator(train.items(), true);
+        return new Calibration() {
+            @Override
+            public long batches() {
+                return batches.batches(0);
+            }
+
+            @Override
+            public Tensor loss(long batch) {
+                Batch data = batches.batch(new Collator.Cursor(0, (int) (batch % batches())));
+                return task.forward(data).loss().div(task.units(data));
+            }
+        };
     }
 
     /** The recipe's specification; a classifier's head, and what was drawn with it, trains and is kept too. */
@@ -362,8 +404,10 @@ public final class Run implements AutoCloseable {
         Map<String, String> hashes = new LinkedHashMap<>();
         hashes.put("data", splits.train().sha256());
         hashes.put("base", pretrained.origin().sha256());
+        Setting setting = setting();
+        TrainConfig config = config(setting);
         Trainer.Builder builder = Trainer.builder(task, collator())
-                .config(recipe.train().config())
+                .config(config)
                 .progress(progress)
                 .out(out)
                 .resume(resume)
@@ -372,14 +416,13 @@ public final class Run implements AutoCloseable {
         if (validation != null) {
             builder.validation(collator(validation.items(), false));
         }
-        TrainPart.Groups groups = recipe.train().groups();
-        if (groups == null) {
-            builder.parameters(adapted.trainableParameters());
-        } else {
-            var fields = groups.fields();
-            builder.groups(groups.method()
-                    .groups(adapted, fields, recipe.train().config().learningRate()));
-            fields.done();
+        AdapterType.Parts parts = setting.adapter().parts(setting.seed());
+        builder.groups(groups(config, parts));
+        parts.callbacks().forEach(builder::callback);
+        parts.lossTerms().forEach(builder::lossTerm);
+        recipe.train().losses().forEach(loss -> builder.lossTerm(loss.create(setting)));
+        if (recipe.train().sampler() != null) {
+            builder.callback(recipe.train().sampler().create(setting));
         }
         try (Trainer made = builder.build()) {
             trainer = made;
@@ -396,6 +439,56 @@ public final class Run implements AutoCloseable {
         } finally {
             trainer = null;
         }
+    }
+
+    private Setting setting() {
+        TrainConfig config = recipe.train().config();
+        return new Setting(adapted, adapted.adapter("default"), task, config, new Seed(config.seed()));
+    }
+
+    private TrainConfig config(Setting setting) {
+        return setting.config().withOptimizer(recipe.train().optimizer().create(setting));
+    }
+
+    /** Bytes that the optimisers declare to hold. */
+    long optimizerBytes() {
+        Setting setting = setting();
+        TrainConfig config = config(setting);
+        return groups(config, setting.adapter().parts(setting.seed())).stream()
+                .mapToLong(group ->
+                        (group.optimizer() == null ? config.optimizer() : group.optimizer()).stateBytes(List.of(group)))
+                .sum();
+    }
+
+    /** What trains: by the method of rates if there is one, with what a method moves by itself taken out. */
+    private List<ParameterGroup> groups(TrainConfig config, AdapterType.Parts parts) {
+        List<ParameterGroup> given;
+        TrainPart.Groups rates = recipe.train().groups();
+        if (rates == null) {
+            given = List.of(new ParameterGroup(
+                    "all", adapted.trainableParameters(), 1, config.optimizer().weightDecay()));
+        } else {
+            Fields fields = rates.fields();
+            given = rates.method().groups(adapted, fields, config.learningRate());
+            fields.done();
+        }
+        List<ParameterGroup> groups = new ArrayList<>();
+        for (ParameterGroup group : given) {
+            Map<String, Parameter> rest = new LinkedHashMap<>(group.parameters());
+            parts.optimizers().forEach((leaf, own) -> {
+                Map<String, Parameter> moved = new LinkedHashMap<>(rest);
+                moved.keySet().removeIf(key -> !key.endsWith("." + leaf));
+                rest.keySet().removeAll(moved.keySet());
+                if (!moved.isEmpty()) {
+                    groups.add(new ParameterGroup(leaf, moved, group.rate(), own.weightDecay(), own));
+                }
+            });
+            if (!rest.isEmpty()) {
+                groups.add(
+                        new ParameterGroup(group.name(), rest, group.rate(), group.weightDecay(), group.optimizer()));
+            }
+        }
+        return groups;
     }
 
     /** Asks a training to save a checkpoint and end; from any thread. */

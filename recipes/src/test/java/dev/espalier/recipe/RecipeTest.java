@@ -67,7 +67,7 @@ class RecipeTest {
         assertThat(recipe.train().config().steps()).isEqualTo(100);
         assertThat(recipe.train().config().epochs()).isZero();
         assertThat(recipe.train().config().learningRate()).isEqualTo(1e-3);
-        assertThat(recipe.train().config().optimizer()).isEqualTo(new AdamW.Config(0.9, 0.99, 1e-8, 0.01));
+        assertThat(recipe.train().optimizer().config()).isEqualTo(new AdamW.Config(0.9, 0.99, 1e-8, 0.01));
         assertThat(recipe.train().config().schedule()).isEqualTo(new Schedule(Schedule.Curve.COSINE, 0, 0.1));
         assertThat(recipe.out()).isEqualTo(Path.of("out/tickets"));
     }
@@ -139,7 +139,8 @@ class RecipeTest {
                 .hasMessage("--set train.epochs has no value; write it as key=value, such as train.epochs=3");
         assertThatThrownBy(() -> Recipe.read(
                         "lora", List.of("model=m", "task={type: regression, data: d}", "train.groups.type=lora")))
-                .hasMessageContaining("train.groups.type is lora, which gives parameters no rates of their own");
+                .hasMessageContaining(
+                        "train.groups is lora, which is of the kind \"adapter\" and has no place there; try lora+");
         assertThatThrownBy(() -> Yaml.parse("r.yaml", "model: a\nmodel: b\n"))
                 .isInstanceOf(EspalierException.class)
                 .hasMessageStartingWith("r.yaml:2 is not a valid recipe");

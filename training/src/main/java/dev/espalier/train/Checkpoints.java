@@ -55,11 +55,7 @@ final class Checkpoints {
     /** What must be the same for a run to go on as it would have. */
     private final Map<String, String> identity;
 
-    Checkpoints(
-            Path folder,
-            TrainingRun run,
-            List<Callback> callbacks,
-            Map<String, String> identity) {
+    Checkpoints(Path folder, TrainingRun run, List<Callback> callbacks, Map<String, String> identity) {
         this.folder = folder;
         this.run = run;
         this.callbacks = callbacks;

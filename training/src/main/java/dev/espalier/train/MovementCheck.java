@@ -55,8 +55,8 @@ final class MovementCheck implements AutoCloseable {
     MovementCheck(List<ParameterGroup> groups) {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
-            groups.forEach(group -> group.parameters()
-                    .forEach((name, parameter) -> waiting.add(new Watch(name, parameter, group))));
+            groups.forEach(group ->
+                    group.parameters().forEach((name, parameter) -> waiting.add(new Watch(name, parameter, group))));
         }
     }
 

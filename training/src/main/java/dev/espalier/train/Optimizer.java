@@ -34,9 +34,8 @@ public interface Optimizer extends AutoCloseable {
      * @throws dev.espalier.EspalierException if this optimiser's parameters are fixed
      */
     default void add(ParameterGroup group) {
-        throw new EspalierException(
-                "%s cannot take on parameters that come during training (%s); train with adamw"
-                        .formatted(getClass().getSimpleName(), group.name()));
+        throw new EspalierException("%s cannot take on parameters that come during training (%s); train with adamw"
+                .formatted(getClass().getSimpleName(), group.name()));
     }
 
     /** Drops all gradients. */

@@ -22,8 +22,8 @@ final class Optimizers implements Optimizer {
             return usual.create(groups);
         }
         Map<Config, List<ParameterGroup>> byConfig = new LinkedHashMap<>();
-        groups.forEach(group -> byConfig
-                .computeIfAbsent(group.optimizer() == null ? usual : group.optimizer(), key -> new ArrayList<>())
+        groups.forEach(group -> byConfig.computeIfAbsent(
+                        group.optimizer() == null ? usual : group.optimizer(), key -> new ArrayList<>())
                 .add(group));
         Optimizers all = new Optimizers(usual);
         byConfig.forEach((config, own) -> all.parts.put(config, config.create(own)));

@@ -64,6 +64,25 @@ public record TrainConfig(
         check(logEvery >= 1, "logEvery must be at least 1, found %d; try 10", logEvery);
     }
 
+    /** The same with another optimiser. */
+    public TrainConfig withOptimizer(Optimizer.Config other) {
+        return new TrainConfig(
+                epochs,
+                steps,
+                batchSize,
+                accumulation,
+                learningRate,
+                other,
+                schedule,
+                clip,
+                evalEvery,
+                patience,
+                checkpointEvery,
+                keepCheckpoints,
+                seed,
+                logEvery);
+    }
+
     /** Starts from {@link #DEFAULT}. */
     public static Builder builder() {
         return new Builder();

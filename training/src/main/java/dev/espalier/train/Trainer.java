@@ -137,8 +137,7 @@ public final class Trainer implements AutoCloseable {
         RunFolder folder = out == null ? null : RunFolder.open(out, resume);
         try {
             if (folder != null) {
-                checkpoints = new Checkpoints(
-                        folder.checkpoints(), run, callbacks, record().identity());
+                checkpoints = new Checkpoints(folder.checkpoints(), run, callbacks, record().identity());
                 if (resume) {
                     TrainState saved = checkpoints.load();
                     state = saved == null ? state : saved;

@@ -176,7 +176,8 @@ class TrainerTest {
                             }
                         });
                 if (withTerm) {
-                    builder.lossTerm((step, outcome) -> toy.out.biasParameter().tensor().sum());
+                    builder.lossTerm(
+                            (step, outcome) -> toy.out.biasParameter().tensor().sum());
                 }
                 try (Trainer trainer = builder.build()) {
                     trainer.train();
