@@ -484,8 +484,7 @@ public final class Run implements AutoCloseable {
                 }
             });
             if (!rest.isEmpty()) {
-                groups.add(
-                        new ParameterGroup(group.name(), rest, group.rate(), group.weightDecay(), group.optimizer()));
+                groups.add(group.withParameters(rest));
             }
         }
         return groups;

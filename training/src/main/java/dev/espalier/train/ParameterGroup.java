@@ -41,6 +41,11 @@ public record ParameterGroup(
         lrFactor();
     }
 
+    /** The same for other parameters. */
+    public ParameterGroup withParameters(Map<String, Parameter> others) {
+        return new ParameterGroup(name, others, rate, weightDecay, optimizer);
+    }
+
     /** What multiplies the learning rate at this step. */
     public double lrFactor() {
         double factor = rate.getAsDouble();
