@@ -1,20 +1,16 @@
-"""Adapters as PEFT writes them, moved away from their start values, with the outputs PEFT gives for them.
+"""LoRA and its variants as PEFT writes them, moved away from their start values, with the outputs PEFT gives for them.
 
     python make_peft_fixtures.py ../../methods/src/test/resources/golden/peft
 """
 
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
 
-from bases import VOCAB, base, save_bases
-from common import generator, padded, save_json, save_tensors
-
-warnings.filterwarnings("ignore")
+from bases import base, save_bases
+from peft_cases import check, inputs, logits, make, move, task
 
 ATTENTION = ["q_proj", "v_proj"]
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -84,80 +80,48 @@ BERT = {
 }
 
 ROOT = Path(sys.argv[1])
-cases = {}
+INITIAL = ROOT / "initial"
 
 
-@torch.no_grad()
-def move(model, name: str) -> None:
-    """Adds seeded noise to every trainable tensor, as training would have moved it."""
-    g = generator(f"move/{name}")
-    for p in model.parameters():
-        if p.requires_grad:
-            p.add_(torch.randn(p.shape, generator=g) * 0.15)
-
-
-@torch.no_grad()
-def logits(model, batch) -> torch.Tensor:
-    out = model.eval()(**batch).logits
-    return out * batch["attention_mask"][..., None] if out.dim() == 3 else out
-
-
-def make(base_name: str, variant: str, settings: dict, adapter_name: str = "default") -> None:
+def make_lora(base_name: str, variant: str, settings: dict, adapter_name: str = "default") -> None:
     name = f"{base_name}-{variant}"
-    folder = ROOT / name
-    task = "SEQ_CLS" if base_name == "bert" else "CAUSAL_LM"
-    config = LoraConfig(**(dict(r=4, lora_alpha=6, task_type=task, fan_in_fan_out=base_name == "gpt2") | settings))
-    batch = padded(f"peft/{name}", VOCAB, 0, [7, 5], "right")
-    expected = batch | {"logits.base": logits(base(base_name), batch)}
-
-    torch.manual_seed(generator(name).initial_seed())
-    model = get_peft_model(base(base_name), config, adapter_name=adapter_name)
-    mutates_base = config.init_lora_weights in ("pissa", "olora")
-    if mutates_base:
-        start = logits(model, batch)
-        assert (start - expected["logits.base"]).abs().max() < 1e-4, name
-        config.init_lora_weights = True
-        model.save_pretrained(ROOT / "initial")
-        config.init_lora_weights = settings["init_lora_weights"]
-    move(model, name)
-    expected["logits"] = logits(model, batch)
-    assert (expected["logits"] - expected["logits.base"]).abs().max() > 0.1, name
-
-    model.save_pretrained(folder / "adapter")
-    stored = folder / "adapter" / ("" if adapter_name == "default" else adapter_name)
-    check(name, base_name, stored, batch, expected["logits"])
+    config = LoraConfig(
+        **(dict(r=4, lora_alpha=6, task_type=task(base_name), fan_in_fan_out=base_name == "gpt2") | settings)
+    )
+    start = config.init_lora_weights
+    mutates_base = start in ("pissa", "olora")
     # PEFT's conversion drops modules_to_save, so for a classifier its own result would not load.
-    convertible = mutates_base and task == "CAUSAL_LM"
-    if convertible:
-        model.save_pretrained(folder / "converted", path_initial_model_for_weight_conversion=ROOT / "initial")
-        check(name + "/converted", base_name, folder / "converted", batch, expected["logits"])
-    for card in folder.rglob("README.md"):
-        card.unlink()
+    convertible = mutates_base and config.task_type == "CAUSAL_LM"
 
-    merged = logits(model.merge_and_unload(), batch)
-    gap = (merged - expected["logits"]).abs().max().item()
-    if gap < 1e-4:
-        expected["logits.merged"] = merged
-    else:
+    def move_on(model, name: str) -> None:
+        batch = inputs(name)
+        assert (logits(model, batch) - logits(base(base_name), batch)).abs().max() < 1e-4, name
+        config.init_lora_weights = True
+        model.save_pretrained(INITIAL)
+        config.init_lora_weights = start
+        move(model, name)
+
+    def convert(model, folder: Path, batch: dict, expected) -> dict:
+        model.save_pretrained(folder / "converted", path_initial_model_for_weight_conversion=INITIAL)
+        check(name + "/converted", base_name, folder / "converted", batch, expected)
+        return {"converted": "converted"}
+
+    make(
+        ROOT,
+        base_name,
+        variant,
+        config,
+        adapter_name=adapter_name,
         # With tied weights PEFT's merge changes lm_head together with the embedding.
-        assert name in ("llama-tied-lora-embedding", "gpt2-lora-embedding"), (name, gap)
-    save_tensors(folder / "expected.safetensors", expected)
-    cases[name] = dict(base=base_name, adapter=f"{name}/{stored.relative_to(folder)}")
-    if convertible:
-        cases[name]["converted"] = f"{name}/converted"
+        peft_merges=name not in ("llama-tied-lora-embedding", "gpt2-lora-embedding"),
+        move=move_on if mutates_base else move,
+        also=convert if convertible else None,
+    )
 
 
-def check(name: str, base_name: str, folder: Path, batch: dict, expected: torch.Tensor) -> None:
-    again = PeftModel.from_pretrained(base(base_name), folder)
-    gap = (logits(again, batch) - expected).abs().max().item()
-    assert gap < 2e-5, f"{name}: {gap} after reloading"
-
-
-shutil.rmtree(ROOT, ignore_errors=True)
 save_bases(ROOT / "bases")
 for base_name, variants in {"llama": LLAMA, "llama-tied": TIED, "gpt2": GPT2, "bert": BERT}.items():
     for variant, settings in variants.items():
-        make(base_name, variant, settings)
-make("llama", "lora-named", dict(target_modules=ATTENTION), adapter_name="support")
-shutil.rmtree(ROOT / "initial")
-save_json(ROOT / "cases.json", cases)
+        make_lora(base_name, variant, settings)
+make_lora("llama", "lora-named", dict(target_modules=ATTENTION), adapter_name="support")
+shutil.rmtree(INITIAL)

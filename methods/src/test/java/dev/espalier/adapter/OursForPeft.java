@@ -13,7 +13,10 @@ import java.util.Map;
 
 /**
  * Writes adapters of every kind, moved from their start, with the logits we compute: what {@code tools/golden/check_ours.py}
- * loads in PEFT and compares. The argument is the folder to write to; it prints a base and an adapter folder a line.
+ * loads in PEFT and compares. It prints a base and an adapter folder a line.
+ *
+ * <p>The first argument is the folder to write to. Every case of {@code golden/peft} is written again from our own start: that
+ * covers a method as soon as it has one. Further arguments are names of cases, to write these and nothing else.
  */
 public final class OursForPeft {
 
@@ -21,6 +24,11 @@ public final class OursForPeft {
 
     public static void main(String[] args) {
         Path out = Path.of(args[0]);
+        if (args.length > 1) {
+            List.of(args).subList(1, args.length).forEach(name -> again(out, name));
+            return;
+        }
+        PeftFixtures.cases().forEach(name -> again(out, name));
         Lora.Type lora = new Lora.Type();
         Lora.Config plain = Lora.Config.of(4, 6);
         Targets attention = Targets.of("q_proj", "v_proj");
@@ -78,8 +86,23 @@ public final class OursForPeft {
                         .withBias(AdapterSpec.Bias.ALL));
     }
 
+    /** The same settings as PEFT's adapter has, started by us. */
+    private static void again(Path out, String name) {
+        String base = PeftFixtures.baseOf(name);
+        try (Pretrained pretrained = PeftFixtures.base(base);
+                AdaptedModel model = AdaptedModel.of(pretrained.model())) {
+            AdapterSpec<?> spec = PeftFolder.load(model, PeftFixtures.adapter(name), "peft", true)
+                    .spec();
+            model.remove("peft");
+            write(out.resolve(name), base, spec);
+        }
+    }
+
     private static void write(Path out, String base, String name, AdapterSpec<?> spec) {
-        Path folder = out.resolve(base + "-" + name);
+        write(out.resolve("ours-" + base + "-" + name), base, spec);
+    }
+
+    private static void write(Path folder, String base, AdapterSpec<?> spec) {
         String task = base.equals("bert") ? "SEQ_CLS" : "CAUSAL_LM";
         try (Pretrained pretrained = PeftFixtures.base(base);
                 AdaptedModel model = AdaptedModel.of(pretrained.model());

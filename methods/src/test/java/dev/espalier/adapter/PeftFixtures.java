@@ -11,13 +11,20 @@ import dev.espalier.model.Pretrained;
 import dev.espalier.model.Purpose;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Tensor;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.net.URISyntaxException;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.stream.Stream;
 
-/** Networks and adapters that PEFT 0.21 made: tools/golden/make_peft_fixtures.py and make_step_fixtures.py. */
+/** Networks and adapters that PEFT 0.21 made: tools/golden/make_peft_*fixtures.py and make_step_fixtures.py. */
 final class PeftFixtures {
+
+    private static final String CASE = "case.json";
 
     private PeftFixtures() {}
 
@@ -30,16 +37,40 @@ final class PeftFixtures {
         }
     }
 
-    static Map<String, Object> cases() {
-        return Json.read(root("peft").resolve("cases.json"));
+    /** The names of all cases: the folders with a {@code case.json}. */
+    static List<String> cases() {
+        try (Stream<Path> folders = Files.list(root("peft"))) {
+            return folders.filter(folder -> Files.exists(folder.resolve(CASE)))
+                    .map(folder -> folder.getFileName().toString())
+                    .sorted()
+                    .toList();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
-    static String of(String name, String field) {
-        return (String) ((Map<?, ?>) cases().get(name)).get(field);
+    /** What tools/golden/peft_cases.py says of a case. */
+    static Map<String, Object> about(String name) {
+        return Json.read(root("peft").resolve(name).resolve(CASE));
+    }
+
+    /** The network that the adapter is for. */
+    static String baseOf(String name) {
+        return (String) about(name).get("base");
+    }
+
+    /** Whether the method can be merged. */
+    static boolean merges(String name) {
+        return !Boolean.FALSE.equals(about(name).get("merges"));
+    }
+
+    /** A folder of the case: {@code adapter}, or {@code converted} if it has that. */
+    static Path folder(String name, String field) {
+        return root("peft").resolve(name).resolve((String) about(name).get(field));
     }
 
     static Path adapter(String name) {
-        return root("peft").resolve(of(name, "adapter"));
+        return folder(name, "adapter");
     }
 
     static Pretrained base(String base) {
