@@ -494,6 +494,11 @@ public final class Tensor implements AutoCloseable {
                 () -> torch.clamp(handle, new ScalarOptional(new Scalar(low)), new ScalarOptional(new Scalar(high))));
     }
 
+    /** Every value moved towards 0 by {@code lambda}, and 0 if it would cross: x - clamp(x, -λ, λ). */
+    public Tensor softshrink(double lambda) {
+        return temps("softshrink", () -> torch.softshrink(handle, new Scalar(lambda)));
+    }
+
     /** -this. */
     public Tensor neg() {
         return op("neg", () -> torch.neg(handle));

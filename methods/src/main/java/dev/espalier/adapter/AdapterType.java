@@ -9,6 +9,8 @@ import dev.espalier.tensor.Tensor;
 import dev.espalier.train.Callback;
 import dev.espalier.train.LossTerm;
 import dev.espalier.train.Optimizer;
+import dev.espalier.train.ParameterGroup;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -163,6 +165,26 @@ public interface AdapterType<C> extends Method {
         /** Callbacks alone. */
         public static Parts of(Callback... callbacks) {
             return new Parts(List.of(callbacks), List.of(), Map.of());
+        }
+
+        /** The same parameters, those that the method moves by itself in groups of their own. */
+        public List<ParameterGroup> groups(List<ParameterGroup> given) {
+            List<ParameterGroup> groups = new ArrayList<>();
+            for (ParameterGroup group : given) {
+                Map<String, Parameter> rest = new LinkedHashMap<>(group.parameters());
+                optimizers.forEach((leaf, own) -> {
+                    Map<String, Parameter> moved = new LinkedHashMap<>(rest);
+                    moved.keySet().removeIf(key -> !key.endsWith("." + leaf));
+                    rest.keySet().removeAll(moved.keySet());
+                    if (!moved.isEmpty()) {
+                        groups.add(new ParameterGroup(leaf, moved, group.rate(), own.weightDecay(), own));
+                    }
+                });
+                if (!rest.isEmpty()) {
+                    groups.add(group.withParameters(rest));
+                }
+            }
+            return groups;
         }
     }
 

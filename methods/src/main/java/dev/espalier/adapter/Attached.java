@@ -73,7 +73,7 @@ public final class Attached {
         return sites;
     }
 
-    /** What stands on a layer, or null. */
+    /** What stands on a layer; null if the method leaves it as it is, for instance because no rank is left for it. */
     public @Nullable Adapter at(String path) {
         return made.adapters().get(path);
     }
@@ -334,6 +334,9 @@ public final class Attached {
     }
 
     private double changeNorm(Site site) {
+        if (at(site.path()) == null) {
+            return 0;
+        }
         LoraFactors exact = exactFactors(site.path());
         if (exact != null) {
             return exact.norm();

@@ -22,26 +22,41 @@ final class Factors {
     private final boolean table; // the layer is an embedding: x holds ids
 
     Factors(Lora.Config config, Site site, Seed seed) {
+        this(
+                config.rankAt(site.path()),
+                config.scaleAt(site.path()),
+                config.dropout(),
+                config.init(),
+                config.loraBias(),
+                site,
+                seed);
+    }
+
+    /** LoRA's usual start with a scale that need not be alpha / r. */
+    Factors(long r, double scale, double dropout, Site site, Seed seed) {
+        this(r, scale, dropout, Lora.Config.STANDARD, false, site, seed);
+    }
+
+    private Factors(long r, double scale, double dropout, String init, boolean withBias, Site site, Seed seed) {
         long in = site.layer().inFeatures();
         long out = site.layer().outFeatures();
-        long r = config.rankAt(site.path());
-        this.scale = config.scaleAt(site.path());
-        this.dropout = config.dropout();
+        this.scale = scale;
+        this.dropout = dropout;
         this.table = site.layer() instanceof Embedding;
         DType wide = site.layer().dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
         Seed here = seed.named(site.path());
         try (Scope scope = Scope.open();
                 Generator forA = here.named("lora_A").generator();
                 Generator forB = here.named("lora_B").generator()) {
-            Tensor startA = table ? Tensor.zeros(DType.FLOAT32, r, in) : startA(config.init(), forA, r, in);
+            Tensor startA = table ? Tensor.zeros(DType.FLOAT32, r, in) : startA(init, forA, r, in);
             Tensor startB = table ? forB.randn(out, r) : Tensor.zeros(DType.FLOAT32, out, r);
-            if (config.init().equals(Lora.Config.RANDOM)) { // not zero at the start: for tests, as in PEFT
+            if (init.equals(Lora.Config.RANDOM)) { // not zero at the start: for tests, as in PEFT
                 startA = table ? forA.randn(r, in) : startA;
                 startB = table ? startB : forB.kaimingUniform(out, r);
             }
             this.a = parameter(startA.to(wide), site);
             this.b = parameter(startB.to(wide), site);
-            this.bias = config.loraBias() ? parameter(Tensor.zeros(wide, out), site) : null;
+            this.bias = withBias ? parameter(Tensor.zeros(wide, out), site) : null;
         }
     }
 
@@ -98,10 +113,13 @@ final class Factors {
     /** y += s (x Aᵀ) Bᵀ + s c, in place, for rows: y is fresh, and the last use of it is to be added to. */
     Tensor addTo(Tensor y, Tensor rows) {
         DType dtype = y.dtype(); // bfloat16 over float32 factors on machines that have it
-        Tensor down =
-                table ? Tensor.embedding(rows, a.tensor().t()).to(dtype) : rows.linear(a.tensor(), null); // [n, r]
-        y.addmm_(down, b.tensor().to(dtype).t(), scale); // [n, out]
+        y.addmm_(down(rows, dtype), b.tensor().to(dtype).t(), scale); // [n, out]
         return bias == null ? y : y.add_(bias.tensor().to(dtype), scale);
+    }
+
+    /** x Aᵀ [n, r] for rows, in the type that the layer computes in. */
+    Tensor down(Tensor rows, DType dtype) {
+        return table ? Tensor.embedding(rows, a.tensor().t()).to(dtype) : rows.linear(a.tensor(), null);
     }
 
     /** W + s B A. */

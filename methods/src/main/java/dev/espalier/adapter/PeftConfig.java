@@ -55,7 +55,14 @@ final class PeftConfig {
         });
         boolean bias = factors.values().stream().anyMatch(f -> f.bias() != null);
         Lora.Config config = new Lora.Config(rank, alpha, 0, false, bias, Lora.Config.STANDARD, ranks, alphas);
-        return complete(adapter, info, new Lora.Type().peftType(), new Lora.Type().write(config));
+        Written written = complete(adapter, info, new Lora.Type().peftType(), new Lora.Type().write(config));
+        if (factors.size() < adapter.sites().size()) {
+            written.json().put("target_modules", List.copyOf(factors.keySet()));
+            for (String narrowing : List.of("exclude_modules", "layers_to_transform", "layers_pattern")) {
+                written.json().put(narrowing, null);
+            }
+        }
+        return written;
     }
 
     /** Name of the initialiser that a specification asks for, or empty. */

@@ -17,7 +17,6 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -132,7 +131,13 @@ public final class PeftFolder {
             Map<String, LoraFactors> factors = new LinkedHashMap<>();
             List<Exported> report = new ArrayList<>();
             for (Site site : adapter.sites()) {
+                if (adapter.at(site.path()) == null) {
+                    continue;
+                }
                 LoraFactors exact = adapter.exactFactors(site.path());
+                if (exact != null && exact.rank() == 0) {
+                    continue; // a LoRA has no rank 0: its targets leave the layer out
+                }
                 check(
                         exact != null || maxRank > 0,
                         "%s is not exactly a LoRA on %s; say with which rank to approximate it, such as 16",
@@ -147,13 +152,20 @@ public final class PeftFolder {
                     report.add(new Exported(site.path(), near.factors().rank(), near.relativeError()));
                 }
             }
+            check(
+                    !factors.isEmpty(),
+                    "no rank is left in any layer of %s, so there is nothing to export; train with less pressure on the ranks",
+                    name);
             PeftConfig.Written config = PeftConfig.writeLora(adapter, info == null ? adapter.info() : info, factors);
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             boolean anyBias = factors.values().stream().anyMatch(f -> f.bias() != null);
             for (Site site : adapter.sites()) {
                 String key = Attached.PREFIX + site.path() + ".";
                 boolean table = site.layer() instanceof Embedding;
-                LoraFactors f = Objects.requireNonNull(factors.get(site.path()));
+                LoraFactors f = factors.get(site.path());
+                if (f == null) {
+                    continue;
+                }
                 tensors.put(key + (table ? "lora_embedding_A" : "lora_A.weight"), f.a());
                 tensors.put(key + (table ? "lora_embedding_B" : "lora_B.weight"), f.b());
                 if (anyBias) {

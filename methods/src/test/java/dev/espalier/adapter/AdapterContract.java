@@ -204,6 +204,9 @@ public abstract class AdapterContract {
         try (Grad off = Grad.off();
                 Generator generator = Generator.of(5)) {
             for (Parameter p : adapter.parameters().values()) {
+                if (!p.tensor().dtype().isFloatingPoint()) {
+                    continue;
+                }
                 p.tensor().add_(generator.randn(p.shape()).to(p.tensor().dtype()), by);
             }
         }

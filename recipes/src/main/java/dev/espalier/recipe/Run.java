@@ -27,7 +27,6 @@ import dev.espalier.model.LoadOptions;
 import dev.espalier.model.Models;
 import dev.espalier.model.Pretrained;
 import dev.espalier.model.Purpose;
-import dev.espalier.nn.Parameter;
 import dev.espalier.task.CausalLmTask;
 import dev.espalier.task.ClassificationTask;
 import dev.espalier.task.Evaluation;
@@ -472,22 +471,7 @@ public final class Run implements AutoCloseable {
             given = rates.method().groups(adapted, fields, config.learningRate());
             fields.done();
         }
-        List<ParameterGroup> groups = new ArrayList<>();
-        for (ParameterGroup group : given) {
-            Map<String, Parameter> rest = new LinkedHashMap<>(group.parameters());
-            parts.optimizers().forEach((leaf, own) -> {
-                Map<String, Parameter> moved = new LinkedHashMap<>(rest);
-                moved.keySet().removeIf(key -> !key.endsWith("." + leaf));
-                rest.keySet().removeAll(moved.keySet());
-                if (!moved.isEmpty()) {
-                    groups.add(new ParameterGroup(leaf, moved, group.rate(), own.weightDecay(), own));
-                }
-            });
-            if (!rest.isEmpty()) {
-                groups.add(group.withParameters(rest));
-            }
-        }
-        return groups;
+        return parts.groups(given);
     }
 
     /** Asks a training to save a checkpoint and end; from any thread. */

@@ -11,14 +11,15 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.DoubleFunction;
 import org.jspecify.annotations.Nullable;
 
 /** What optimisers that treat every element alike share: the layout of parameters and state, saving and loading. */
-final class Slabs implements AutoCloseable {
+public final class Slabs implements AutoCloseable {
 
     /** An optimiser's arithmetic. */
     @FunctionalInterface
-    interface Rule {
+    public interface Rule {
         /**
          * Updates values in place.
          *
@@ -46,8 +47,54 @@ final class Slabs implements AutoCloseable {
         }
     }
 
+    /**
+     * An optimiser that is one rule.
+     *
+     * @param rule the arithmetic at a learning rate
+     * @param kinds names of what it remembers of each element
+     */
+    public static Optimizer optimizer(List<ParameterGroup> groups, DoubleFunction<Rule> rule, String... kinds) {
+        Slabs slabs = new Slabs(groups, kinds);
+        return new Optimizer() {
+            @Override
+            public void step(double learningRate) {
+                slabs.update(rule.apply(learningRate));
+            }
+
+            @Override
+            public void add(ParameterGroup group) {
+                slabs.add(group);
+            }
+
+            @Override
+            public void zeroGrad() {
+                slabs.zeroGrad();
+            }
+
+            @Override
+            public long stateBytes() {
+                return slabs.stateBytes();
+            }
+
+            @Override
+            public Map<String, Tensor> state() {
+                return slabs.state();
+            }
+
+            @Override
+            public void load(Map<String, Tensor> state) {
+                slabs.load(state);
+            }
+
+            @Override
+            public void close() {
+                slabs.close();
+            }
+        };
+    }
+
     /** Bytes of so many kinds of state for these groups. */
-    static long stateBytes(List<ParameterGroup> groups, int kinds) {
+    public static long stateBytes(List<ParameterGroup> groups, int kinds) {
         return kinds
                 * Parameters.of(groups).values().stream()
                         .mapToLong(p -> p.tensor().numel()
