@@ -58,6 +58,7 @@ enum Stored {
             case BFLOAT16 -> BF16;
             case INT64 -> I64;
             case INT32 -> I32;
+            case INT16 -> I16;
             case UINT8 -> U8;
             case BOOL -> BOOL;
         };

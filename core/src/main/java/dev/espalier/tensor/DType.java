@@ -8,6 +8,7 @@ public enum DType {
     FLOAT16(2, true),
     INT64(8, false),
     INT32(4, false),
+    INT16(2, false),
     UINT8(1, false),
     BOOL(1, false);
 

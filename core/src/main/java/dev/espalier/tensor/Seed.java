@@ -9,6 +9,8 @@ package dev.espalier.tensor;
  */
 public record Seed(long value) {
 
+    static final long GAMMA = 0x9e3779b97f4a7c15L; // SplitMix64's step
+
     /** A seed for one purpose: equal for equal seed and name, otherwise unrelated. */
     public Seed named(String name) {
         long hash = 0xcbf29ce484222325L; // FNV-1a, 64 bits
@@ -29,8 +31,8 @@ public record Seed(long value) {
     }
 
     /** The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection that leaves no pattern. */
-    private static long mix(long z) {
-        z += 0x9e3779b97f4a7c15L;
+    static long mix(long z) {
+        z += GAMMA;
         z = (z ^ (z >>> 30)) * 0xbf58476d1ce4e5b9L;
         z = (z ^ (z >>> 27)) * 0x94d049bb133111ebL;
         return z ^ (z >>> 31);

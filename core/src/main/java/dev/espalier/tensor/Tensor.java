@@ -20,6 +20,7 @@ import org.bytedeco.pytorch.StringViewOptional;
 import org.bytedeco.pytorch.T_TensorTensorTensor_T;
 import org.bytedeco.pytorch.T_TensorTensor_T;
 import org.bytedeco.pytorch.TensorArrayRefOptional;
+import org.bytedeco.pytorch.TensorBase;
 import org.bytedeco.pytorch.TensorOptional;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.TensorVector;
@@ -413,6 +414,15 @@ public final class Tensor implements AutoCloseable {
         } catch (RuntimeException e) {
             throw TensorException.of("backward", e, this, gradient);
         }
+    }
+
+    /**
+     * Calls a hook with the gradient of this tensor, once a backward pass has all of it.
+     *
+     * <p>It acts only on tensors for which gradients are recorded, and must not be closed before them.
+     */
+    public void registerHook(GradientHook hook) {
+        handle.register_hook(hook.handle());
     }
 
     /** The same values, cut off from recorded gradients; shares memory. */
@@ -905,6 +915,11 @@ public final class Tensor implements AutoCloseable {
         return temps("mean", () -> torch.mean(handle, new long[] {dim}, keepDim, new ScalarTypeOptional()));
     }
 
+    /** Standard deviation of all elements, with n - 1. */
+    public Tensor std() {
+        return op("std", () -> handle.std());
+    }
+
     /** Largest element. */
     public Tensor max() {
         return op("max", () -> torch.max(handle));
@@ -1065,6 +1080,16 @@ public final class Tensor implements AutoCloseable {
         return pair("linalg_qr", () -> torch.linalg_qr(handle));
     }
 
+    /** Inverse discrete Fourier transform over the last two dimensions, divided by their size; the result is complex. */
+    public Tensor ifft2() {
+        return op("fft_ifft2", () -> torch.fft_ifft2(handle));
+    }
+
+    /** The real parts of complex elements. */
+    public Tensor real() {
+        return op("real", () -> torch.real(handle));
+    }
+
     // ---- in place
 
     /** Takes the values of another tensor, converted to this one's type. */
@@ -1175,6 +1200,11 @@ public final class Tensor implements AutoCloseable {
     /** As {@link #op}, for calls that make scalars, optionals and the like on the way. */
     private Tensor temps(String name, Supplier<org.bytedeco.pytorch.Tensor> operation, Tensor... others) {
         return scoped(name, null, operation, prepend(others));
+    }
+
+    /** A tensor that libtorch lends for the length of a call. */
+    static Tensor lent(TensorBase borrowed) {
+        return new Tensor(new org.bytedeco.pytorch.Tensor(borrowed), null);
     }
 
     static Tensor call(String name, Supplier<org.bytedeco.pytorch.Tensor> operation, Tensor... operands) {
@@ -1295,6 +1325,7 @@ public final class Tensor implements AutoCloseable {
             case FLOAT16 -> ScalarType.Half;
             case INT64 -> ScalarType.Long;
             case INT32 -> ScalarType.Int;
+            case INT16 -> ScalarType.Short;
             case UINT8 -> ScalarType.Byte;
             case BOOL -> ScalarType.Bool;
         };
@@ -1308,6 +1339,7 @@ public final class Tensor implements AutoCloseable {
             case Half -> DType.FLOAT16;
             case Long -> DType.INT64;
             case Int -> DType.INT32;
+            case Short -> DType.INT16;
             case Byte -> DType.UINT8;
             case Bool -> DType.BOOL;
             default -> throw new IllegalStateException("libtorch gave a tensor of type " + type);
