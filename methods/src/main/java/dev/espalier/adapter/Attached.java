@@ -196,11 +196,18 @@ public final class Attached {
     /** The change that it makes to a layer as exact factors, or null if it is not a plain LoRA at heart. */
     @Nullable
     LoraFactors exactFactors(String path) {
+        return exactFactors(path, 0);
+    }
+
+    /** The same for a bound on the rank, 0 for none; see {@link LoraExpressible#toLora(int)}. */
+    @Nullable
+    LoraFactors exactFactors(String path, int maxRank) {
         if (!(at(path) instanceof LoraExpressible expressible)) {
             return null;
         }
+        LoraFactors own = maxRank == 0 ? expressible.toLora() : expressible.toLora(maxRank);
         LoraFactors offset = offsets.get(path);
-        return offset == null ? expressible.toLora() : expressible.toLora().plus(offset.negated());
+        return offset == null ? own : own.plus(offset.negated());
     }
 
     /** This adapter's part of a layer's chain, on what lies below. */

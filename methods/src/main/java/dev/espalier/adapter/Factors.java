@@ -113,13 +113,13 @@ final class Factors {
     /** y += s (x Aᵀ) Bᵀ + s c, in place, for rows: y is fresh, and the last use of it is to be added to. */
     Tensor addTo(Tensor y, Tensor rows) {
         DType dtype = y.dtype(); // bfloat16 over float32 factors on machines that have it
-        y.addmm_(down(rows, dtype), b.tensor().to(dtype).t(), scale); // [n, out]
+        y.addmm_(down(rows, a.tensor(), dtype), b.tensor().to(dtype).t(), scale); // [n, out]
         return bias == null ? y : y.add_(bias.tensor().to(dtype), scale);
     }
 
-    /** x Aᵀ [n, r] for rows, in the type that the layer computes in. */
-    Tensor down(Tensor rows, DType dtype) {
-        return table ? Tensor.embedding(rows, a.tensor().t()).to(dtype) : rows.linear(a.tensor(), null);
+    /** x Aᵀ [n, r] for rows and an A, in the type that the layer computes in. */
+    Tensor down(Tensor rows, Tensor factor, DType dtype) {
+        return table ? Tensor.embedding(rows, factor.t()).to(dtype) : rows.linear(factor, null);
     }
 
     /** W + s B A. */

@@ -134,7 +134,7 @@ public final class PeftFolder {
                 if (adapter.at(site.path()) == null) {
                     continue;
                 }
-                LoraFactors exact = adapter.exactFactors(site.path());
+                LoraFactors exact = adapter.exactFactors(site.path(), maxRank);
                 if (exact != null && exact.rank() == 0) {
                     continue; // a LoRA has no rank 0: its targets leave the layer out
                 }

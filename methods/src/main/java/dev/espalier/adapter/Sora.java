@@ -312,8 +312,8 @@ public final class Sora implements Adapter, Mergeable, LoraExpressible {
         Tensor rows = factors.rows(x); // [n, in]
         Tensor y = base.forward(rows); // [n, out]
         DType dtype = y.dtype();
-        Tensor down = factors.down(factors.dropped(rows, base), dtype)
-                .mul(gate.tensor().to(dtype)); // [n, r]
+        Tensor down = factors.down(factors.dropped(rows, base), factors.a.tensor(), dtype); // [n, r]
+        down = down.mul(gate.tensor().to(dtype));
         return factors.shaped(y.addmm_(down, factors.b.tensor().to(dtype).t(), factors.scale), x);
     }
 
