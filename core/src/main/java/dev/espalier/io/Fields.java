@@ -49,6 +49,7 @@ public final class Fields {
     private final Map<String, Field> asked = new LinkedHashMap<>();
     private final Map<String, Fields> children = new LinkedHashMap<>();
     private final boolean recording;
+    private Map<String, ?> supposed = Map.of();
 
     private Fields(String where, String path, Map<String, ?> values, boolean recording) {
         this.where = where;
@@ -93,6 +94,11 @@ public final class Fields {
                 into.add(field);
             }
         }
+    }
+
+    /** Values that fields take where they are not given, instead of their readers' defaults. */
+    public void suppose(Map<String, ?> others) {
+        supposed = Map.copyOf(others);
     }
 
     /** Whether the field is given and not null. Does not count as asking for it. */
@@ -325,7 +331,7 @@ public final class Fields {
 
     private <T> T read(String name, String type, T defaultValue, Function<Object, T> convert) {
         ask(name, type, defaultValue, false);
-        Object value = values.get(name);
+        Object value = has(name) ? values.get(name) : supposed.get(name);
         return value == null ? defaultValue : convert(name, type, value, convert);
     }
 

@@ -1075,6 +1075,22 @@ public final class Tensor implements AutoCloseable {
         return triple("linalg_svd", () -> torch.linalg_svd(handle, false, new StringViewOptional()));
     }
 
+    /**
+     * The {@code q} leading singular values, nearly: the matrix on the range that q random probes and {@code niter} power
+     * iterations find (Halko et al., arXiv:0909.4061, algorithm 4.4). Without oversampling: the last ones come out low.
+     *
+     * @return U [m, q], S [q] falling, Vh [q, n]
+     */
+    public List<Tensor> svdLowrank(long q, int niter, Generator generator) {
+        Tensor basis = matmul(generator.randn(size(1), q).to(dtype())).qr().get(0); // [m, q]
+        for (int i = 0; i < niter; i++) {
+            basis = t().matmul(basis).qr().get(0); // [n, q]
+            basis = matmul(basis).qr().get(0); // [m, q]
+        }
+        List<Tensor> small = basis.t().matmul(this).svd(); // of [q, n]
+        return List.of(basis.matmul(small.get(0)), small.get(1), small.get(2));
+    }
+
     /** Reduced QR decomposition without pivoting: Q [m, k], R [k, n], with k = min(m, n). */
     public List<Tensor> qr() {
         return pair("linalg_qr", () -> torch.linalg_qr(handle));

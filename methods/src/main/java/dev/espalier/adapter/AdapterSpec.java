@@ -83,6 +83,7 @@ public record AdapterSpec<C>(
             }
             AdapterType<?> type = (AdapterType<?>) Catalog.method(initializer.adapter());
             Initializer configured = initializer(name, f);
+            f.suppose(initializer.adapterDefaults());
             return read(type, f, true).withInitializer(configured);
         }
         throw new EspalierException("adapter.type is %s, which is no adapter but %s; try lora"

@@ -2,6 +2,7 @@ package dev.espalier.adapter;
 
 import dev.espalier.io.Fields;
 import dev.espalier.tensor.Seed;
+import java.util.Map;
 
 /** Chooses the starting values of adapters from the weights they stand on or from calibration batches. */
 public interface Initializer extends Method {
@@ -25,6 +26,11 @@ public interface Initializer extends Method {
     /** The kind of adapter that a recipe means which names this initialiser alone. */
     default String adapter() {
         return "lora";
+    }
+
+    /** Settings of that adapter, by PEFT's names, which then have other defaults than its own: what the method needs to be right. */
+    default Map<String, Object> adapterDefaults() {
+        return Map.of();
     }
 
     /**

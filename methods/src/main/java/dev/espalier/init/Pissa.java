@@ -111,17 +111,10 @@ public final class Pissa implements Initializer {
         }
     }
 
-    /** U [out, r], S [r], Vᵀ [r, in] of W projected on the range that r probes find. */
+    /** r probes, without oversampling, as PEFT. */
     private List<Tensor> randomised(Tensor w, long r, Seed seed) {
         try (Generator generator = seed.generator()) {
-            DType dtype = w.dtype();
-            Tensor q = w.matmul(generator.randn(w.size(1), r).to(dtype)).qr().get(0); // [out, r]
-            for (int i = 0; i < iterations; i++) {
-                q = w.t().matmul(q).qr().get(0); // [in, r]
-                q = w.matmul(q).qr().get(0); // [out, r]
-            }
-            List<Tensor> small = q.t().matmul(w).svd(); // of [r, in]
-            return List.of(q.matmul(small.get(0)), small.get(1), small.get(2));
+            return w.svdLowrank(r, iterations, generator);
         }
     }
 }

@@ -28,6 +28,11 @@ public abstract class AdapterContract {
     /** The adapter under test, on layers of a {@link Tiny}. */
     protected abstract AdapterSpec<?> spec();
 
+    /** What it may look at before it starts. */
+    protected Calibration calibration(Tiny net) {
+        return Calibration.NONE;
+    }
+
     /** How many numbers it trains on a layer, from the paper's formula. */
     protected abstract long parameters(long out, long in);
 
@@ -52,7 +57,7 @@ public abstract class AdapterContract {
     void freshAdapterChangesNothing() {
         Tiny net = new Tiny(DType.FLOAT32);
         Tensor before = run(net);
-        new AdaptedModel(net, net.heads()).attach("default", spec(), new Seed(1));
+        new AdaptedModel(net, net.heads()).attach("default", spec(), new Seed(1), calibration(net));
         if (startsAtZero()) {
             assertThat(gap(run(net), before)).isLessThan(2e-6);
         }
@@ -63,7 +68,7 @@ public abstract class AdapterContract {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
         Plan plan = model.plan(spec());
-        Attached adapter = model.attach("default", spec(), new Seed(1));
+        Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
         long expected = 0;
         for (Site site : adapter.sites()) {
             expected += parameters(site.layer().outFeatures(), site.layer().inFeatures());
@@ -80,7 +85,7 @@ public abstract class AdapterContract {
     void onlyAdapterWeightsGetGradients() {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        move(model.attach("default", spec(), new Seed(1)), 0.3);
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
         net.forward(Tiny.ids()).square().sum().backward();
         assertThat(model.trainableParameters()).isNotEmpty();
         model.trainableParameters()
@@ -93,7 +98,7 @@ public abstract class AdapterContract {
     void mergedEqualsUnmerged() {
         Tiny net = new Tiny(DType.FLOAT64);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        Attached adapter = model.attach("default", spec(), new Seed(1));
+        Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
         Tensor plain = run(net);
         move(adapter, 0.3);
         Tensor unmerged = run(net);
@@ -111,7 +116,7 @@ public abstract class AdapterContract {
     void mergedEqualsUnmergedInFloat32() {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        move(model.attach("default", spec(), new Seed(1)), 0.3);
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
         Tensor unmerged = run(net);
         model.merge();
         assertThat(gap(run(net), unmerged) / unmerged.abs().max().item()).isLessThan(1e-6);
@@ -122,7 +127,7 @@ public abstract class AdapterContract {
         Tiny net = new Tiny(DType.FLOAT32);
         Map<String, Tensor> before = values(net);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        move(model.attach("default", spec(), new Seed(1)), 0.3);
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
         Tensor unmerged = run(net);
         model.merge();
         model.unmerge();
@@ -139,7 +144,7 @@ public abstract class AdapterContract {
         Tiny net = new Tiny(DType.FLOAT32);
         Tensor before = run(net);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        move(model.attach("default", spec(), new Seed(1)), 0.3);
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
         Tensor adapted = run(net);
         model.disable();
         assertThat(run(net).equal(before)).isTrue();
@@ -153,7 +158,7 @@ public abstract class AdapterContract {
     void savedAndLoadedItComputesTheSame(@TempDir Path folder) {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        Attached adapter = model.attach("default", spec(), new Seed(1));
+        Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
         move(adapter, 0.3);
         Tensor adapted = run(net);
         Map<String, Tensor> values = new LinkedHashMap<>();
@@ -178,7 +183,7 @@ public abstract class AdapterContract {
     void evaluationHasNoRandomness() {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        move(model.attach("default", spec(), new Seed(1)), 0.3);
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
         net.train(false);
         assertThat(run(net).equal(run(net))).isTrue();
     }
@@ -192,7 +197,7 @@ public abstract class AdapterContract {
         Tiny net = new Tiny(DType.FLOAT32);
         Map<String, String> values = new LinkedHashMap<>();
         new AdaptedModel(net, net.heads())
-                .attach("default", spec(), seed)
+                .attach("default", spec(), seed, calibration(net))
                 .parameters()
                 .forEach((key, p) ->
                         values.put(key, java.util.Arrays.toString(p.tensor().floats())));

@@ -219,7 +219,9 @@ public final class Run implements AutoCloseable {
             @Override
             public Tensor loss(long batch) {
                 Batch data = batches.batch(new Collator.Cursor(0, (int) (batch % batches())));
-                return task.forward(data).loss().div(task.units(data));
+                double units = task.units(data);
+                Tensor sum = task.forward(data).loss();
+                return units == 0 ? sum : sum.div(units); // nothing to learn in it: 0
             }
         };
     }
