@@ -164,6 +164,9 @@ public final class AdaptedModel implements AutoCloseable {
                             item,
                             Targets.hint(item, network.namedModules())));
         }
+        if (!spec.type().onLayers()) {
+            return List.of();
+        }
         return spec.targets().select(network, heads, spec.modulesToSave(), spec.strict());
     }
 
@@ -274,9 +277,10 @@ public final class AdaptedModel implements AutoCloseable {
 
     /**
      * Folds the active adapters into weights that take the place of the network's: added in float32 at least, rounded once.
-     * Tied layers part until {@link #unmerge}, for one of them is adapted and the other is not.
+     * Tied layers part until {@link #unmerge}, for one of them is adapted and the other is not. Weights that train whole are in
+     * their places already, and stay.
      *
-     * @return what changed, a layer an entry
+     * @return what changed, a layer an entry, and a parameter where it trained whole
      * @throws EspalierException if no adapter is active, or one cannot be merged; then nothing changed
      */
     public List<Change> merge() {
@@ -306,6 +310,7 @@ public final class AdaptedModel implements AutoCloseable {
                             new Base.Affine(owned(weight, layer, scope), bias == null ? null : scope.promote(bias)));
                 }
             }
+            active.forEach(a -> a.whole().forEach((path, copy) -> changes.add(new Change(path, copy.change(), 0))));
             List<Merged> places = new ArrayList<>();
             results.keySet()
                     .forEach(layer ->

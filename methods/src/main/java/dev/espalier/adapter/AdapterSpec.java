@@ -102,7 +102,7 @@ public record AdapterSpec<C>(
         return new AdapterSpec<>(
                 type,
                 config,
-                Targets.read(f),
+                type.onLayers() ? Targets.read(f) : Targets.NONE,
                 f.strings("modules_to_save", List.of()),
                 f.choice("bias", Bias.NONE),
                 f.bool("ensure_weight_tying", false),

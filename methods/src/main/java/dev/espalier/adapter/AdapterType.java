@@ -72,6 +72,11 @@ public interface AdapterType<C> extends Method {
         return Set.of();
     }
 
+    /** Whether it stands on layers, which {@code target_modules} names; else it has no {@link Site}s and no targets. */
+    default boolean onLayers() {
+        return true;
+    }
+
     /** Whether it trains the network's weights themselves, whole, rather than something beside them. */
     default boolean trainsWeights() {
         return false;

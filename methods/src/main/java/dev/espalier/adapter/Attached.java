@@ -34,6 +34,7 @@ public final class Attached {
     private final Map<String, LoraFactors> offsets = new LinkedHashMap<>(); // by path
     private final Map<String, Copy> copies = new LinkedHashMap<>(); // by key in the file
     private final Map<String, Copy> alsoNamed = new LinkedHashMap<>(); // by the keys of tied modules
+    private final Map<String, Copy> whole = new LinkedHashMap<>(); // what the method trains as it is, by path
     private final List<Parameter> moving = new ArrayList<>(); // those of the adapters that train
 
     Attached(String name, AdapterSpec<?> spec, List<Site> sites, AdapterType.Made made) {
@@ -233,10 +234,14 @@ public final class Attached {
 
     /** Makes copies of biases and of modules that train beside the adapters. */
     void copyFrom(Module network) {
-        Set<String> trained = trained(spec, network);
+        Set<String> trained = trained(network);
         network.namedParameters().forEach((path, place) -> {
-            if (Targets.owner(spec.modulesToSave(), path) != null || trained.contains(path)) {
-                copy(PREFIX + path, place, true);
+            boolean kept = Targets.owner(spec.modulesToSave(), path) != null;
+            if (kept || trained.contains(path)) {
+                Copy copy = copy(PREFIX + path, place, true);
+                if (!kept) {
+                    whole.put(path, copy);
+                }
             }
         });
         if (spec.ensureWeightTying()) { // PEFT writes what is tied once for each of its names
@@ -261,6 +266,16 @@ public final class Attached {
                 }
             });
         }
+    }
+
+    /** The copies of parameters that the method itself trains as they are, by their path in the network. */
+    Map<String, Copy> whole() {
+        return whole;
+    }
+
+    /** Paths of the parameters that the method trains as they are. */
+    Set<String> trained(Module network) {
+        return trained(spec, network);
     }
 
     private <C> Set<String> trained(AdapterSpec<C> of, Module network) {

@@ -1,6 +1,9 @@
 package dev.espalier.adapter;
 
 import dev.espalier.nn.Parameter;
+import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 
 /**
@@ -36,6 +39,18 @@ final class Copy {
     /** The network's version. */
     Tensor original() {
         return in ? absent : place.tensor();
+    }
+
+    /** The largest change of an element. */
+    double change() {
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            return tensor().to(DType.FLOAT64)
+                    .sub(original().to(DType.FLOAT64))
+                    .abs()
+                    .max()
+                    .item();
+        }
     }
 
     void close() {

@@ -8,7 +8,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.Objects;
 import java.util.TreeMap;
 import java.util.function.Function;
 import java.util.stream.Collectors;
@@ -81,17 +80,8 @@ final class PeftConfig {
         json.replace("bias", spec.bias().name().toLowerCase(Locale.ROOT));
         json.replace("fan_in_fan_out", adapter.sites().stream().anyMatch(site -> site.layer() instanceof Conv1D));
         json.replace("ensure_weight_tying", spec.ensureWeightTying());
-        Targets targets = spec.targets();
-        if (targets.isPlain()) {
-            json.put("target_modules", targets.regex() ? targets.items().get(0) : targets.items());
-            json.put("exclude_modules", orNull(targets.exclude()));
-            json.put("layers_to_transform", orNull(targets.layersToTransform()));
-            json.put("layers_pattern", orNull(targets.layersPattern()));
-        } else {
-            json.put("target_modules", adapter.sites().stream().map(Site::path).toList());
-            json.put("exclude_modules", null);
-            json.put("layers_to_transform", null);
-            json.put("layers_pattern", null);
+        if (spec.type().onLayers()) {
+            putTargets(adapter, json);
         }
         json.put("modules_to_save", orNull(kept(spec, info)));
         json.put("peft_type", peftType);
@@ -101,7 +91,21 @@ final class PeftConfig {
         json.put("revision", info == null ? null : info.revision());
         json.put("task_type", info == null ? null : info.taskType());
         json.put("auto_mapping", info == null ? null : info.autoMapping());
-        return new Written(json, embeddings(adapter, Objects.requireNonNull(json.get("target_modules"))));
+        Object targets = json.get("target_modules");
+        return new Written(json, targets == null ? List.of() : embeddings(adapter, targets));
+    }
+
+    private static void putTargets(Attached adapter, Map<String, @Nullable Object> json) {
+        Targets targets = adapter.spec().targets();
+        boolean plain = targets.isPlain();
+        json.put(
+                "target_modules",
+                !plain
+                        ? adapter.sites().stream().map(Site::path).toList()
+                        : targets.regex() ? targets.items().get(0) : targets.items());
+        json.put("exclude_modules", plain ? orNull(targets.exclude()) : null);
+        json.put("layers_to_transform", plain ? orNull(targets.layersToTransform()) : null);
+        json.put("layers_pattern", plain ? orNull(targets.layersPattern()) : null);
     }
 
     /**

@@ -1,5 +1,6 @@
 package dev.espalier.adapter;
 
+import dev.espalier.nn.Layer;
 import dev.espalier.nn.Module;
 import dev.espalier.nn.Parameter;
 import java.util.ArrayList;
@@ -22,9 +23,10 @@ public record Plan(List<Touched> layers, long networkParameters) {
      * One layer or module that would be touched.
      *
      * @param path its place in the network
-     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, or {@code kept} for what trains as it is
-     * @param out width of the output, 0 where kept
-     * @param in width of the input, 0 where kept
+     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, {@code LayerNorm}, or {@code kept} for what trains beside the
+     *     method
+     * @param out width of the output, 0 where kept and where no weight of a layer trains
+     * @param in width of the input, likewise
      * @param parameters trained elements
      */
     public record Touched(String path, String kind, long out, long in, long parameters) {}
@@ -44,8 +46,9 @@ public record Plan(List<Touched> layers, long networkParameters) {
                     site.layer().inFeatures(),
                     trained(Objects.requireNonNull(dry.at(site.path())))));
         }
-        Map<String, Long> kept = new LinkedHashMap<>();
         Set<Parameter> seen = new HashSet<>(); // tied ones count once
+        layers.addAll(whole(dry, network, seen));
+        Map<String, Long> kept = new LinkedHashMap<>();
         network.namedParameters().forEach((path, p) -> {
             String owner = Targets.owner(dry.spec().modulesToSave(), path);
             if (owner != null && seen.add(p)) {
@@ -58,6 +61,33 @@ public record Plan(List<Touched> layers, long networkParameters) {
             layers.add(new Touched("biases", "kept", 0, 0, biases));
         }
         return new Plan(List.copyOf(layers), network.parameterCount());
+    }
+
+    /** The modules whose parameters the method trains as they are. */
+    private static List<Touched> whole(Attached dry, Module network, Set<Parameter> seen) {
+        Map<String, Parameter> parameters = network.namedParameters();
+        Map<String, Module> modules = network.namedModules();
+        Map<String, Touched> touched = new LinkedHashMap<>();
+        for (String path : dry.trained(network)) {
+            Parameter p = Objects.requireNonNull(parameters.get(path));
+            if (Targets.owner(dry.spec().modulesToSave(), path) != null || !seen.add(p)) {
+                continue;
+            }
+            String owner = path.substring(0, Math.max(0, path.lastIndexOf('.')));
+            Module module = Objects.requireNonNull(modules.get(owner));
+            Touched before = touched.get(owner);
+            boolean mapped = module instanceof Layer layer && layer.weightParameter() == p;
+            Layer layer = mapped ? (Layer) module : null;
+            touched.put(
+                    owner,
+                    new Touched(
+                            owner,
+                            module.getClass().getSimpleName(),
+                            layer != null ? layer.outFeatures() : before == null ? 0 : before.out(),
+                            layer != null ? layer.inFeatures() : before == null ? 0 : before.in(),
+                            p.tensor().numel() + (before == null ? 0 : before.parameters())));
+        }
+        return List.copyOf(touched.values());
     }
 
     private static long biases(Attached dry, Module network) {

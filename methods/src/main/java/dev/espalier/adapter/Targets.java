@@ -48,13 +48,15 @@ public record Targets(
     /** Every linear layer but the heads. */
     public static final Targets ALL = Targets.of(ALL_LINEAR);
 
-    /** Checks that something is asked for, and expressions. */
+    /** No layer, for methods that stand on none. */
+    public static final Targets NONE = new Targets(List.of(), false, List.of(), List.of(), List.of());
+
+    /** Checks expressions. */
     public Targets {
         items = List.copyOf(items);
         exclude = List.copyOf(exclude);
         layersToTransform = List.copyOf(layersToTransform);
         layersPattern = List.copyOf(layersPattern);
-        check(!items.isEmpty(), "target_modules is empty; name modules such as q_proj, or all-linear");
         if (regex) {
             compile("target_modules", items.get(0));
         }
@@ -89,6 +91,7 @@ public record Targets(
      * @throws EspalierException if an item matches nothing, or only what cannot be adapted, naming near names
      */
     public List<Site> select(Module network, Collection<Layer> heads, List<String> kept, boolean strict) {
+        check(!items.isEmpty(), "target_modules is empty; name modules such as q_proj, or all-linear");
         Map<String, Module> modules = network.namedModules();
         Map<String, Layer> chosen = new LinkedHashMap<>();
         Set<String> unmatched = new LinkedHashSet<>(items);
