@@ -1,8 +1,11 @@
 package dev.espalier.adapter;
 
+import static dev.espalier.Check.check;
+
 import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
 import java.util.List;
+import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -38,9 +41,18 @@ public record AdapterSpec<C>(
         LORA_ONLY
     }
 
-    /** Copies the list. */
+    /**
+     * Copies the list.
+     *
+     * @throws EspalierException if biases are to train and the method's files have no place for them
+     */
     public AdapterSpec {
         modulesToSave = List.copyOf(modulesToSave);
+        check(
+                bias == Bias.NONE || type.write(config).containsKey("bias"),
+                "bias is %s, and the files of %s have no place for trained biases; leave it at none, or use lora",
+                bias.name().toLowerCase(Locale.ROOT),
+                type.name());
     }
 
     /** An adapter on some layers and nothing beside it. */

@@ -33,6 +33,11 @@ public interface AdapterType<C> extends Method {
         return true;
     }
 
+    /** Other words for {@link #peftType} in files that are read and not written any more. */
+    default Set<String> formerPeftTypes() {
+        return Set.of();
+    }
+
     /** Reads the settings from a recipe or an {@code adapter_config.json}: the names are PEFT's. */
     C read(Fields fields);
 
@@ -41,6 +46,19 @@ public interface AdapterType<C> extends Method {
      * that PEFT's configuration of this method has ({@code bias}, {@code fan_in_fan_out}, {@code ensure_weight_tying}).
      */
     Map<String, @Nullable Object> write(C config);
+
+    /**
+     * Keys that all methods share ({@code exclude_modules}, {@code layers_to_transform} ...) and PEFT's configuration of this
+     * method lacks. They are left out of the files, which then name every target by its path if these keys narrow them down.
+     */
+    default Set<String> unknownToPeft() {
+        return Set.of();
+    }
+
+    /** Settings that are lists of some of the targets: where the files name every target by its path, they do so here. */
+    default Set<String> targetLists() {
+        return Set.of();
+    }
 
     /**
      * Stops if settings do not fit the layers; asked when a user attaches, not when a file is read.

@@ -94,7 +94,9 @@ public final class Catalog {
         List<String> known = new ArrayList<>();
         for (Method method : METHODS.values()) {
             if (method instanceof AdapterType<?> type) {
-                if (type.peftType().equals(peftType) && type.recognises(config)) {
+                boolean named = type.peftType().equals(peftType)
+                        || type.formerPeftTypes().contains(peftType);
+                if (named && type.recognises(config)) {
                     return type;
                 }
                 known.add(type.peftType());

@@ -43,7 +43,6 @@ final class Factors {
         this.scale = scale;
         this.dropout = dropout;
         this.table = site.layer() instanceof Embedding;
-        DType wide = site.layer().dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
         Seed here = seed.named(site.path());
         try (Scope scope = Scope.open();
                 Generator forA = here.named("lora_A").generator();
@@ -54,9 +53,9 @@ final class Factors {
                 startA = table ? forA.randn(r, in) : startA;
                 startB = table ? startB : forB.kaimingUniform(out, r);
             }
-            this.a = parameter(startA.to(wide), site);
-            this.b = parameter(startB.to(wide), site);
-            this.bias = withBias ? parameter(Tensor.zeros(wide, out), site) : null;
+            this.a = site.trained(startA);
+            this.b = site.trained(startB);
+            this.bias = withBias ? site.trained(Tensor.zeros(DType.FLOAT32, out)) : null;
         }
     }
 
@@ -64,13 +63,6 @@ final class Factors {
         return init.equals(Lora.Config.GAUSSIAN)
                 ? generator.normal(0, 1.0 / r, r, in)
                 : generator.kaimingUniform(r, in);
-    }
-
-    private static Parameter parameter(Tensor value, Site site) {
-        Parameter p =
-                new Parameter(value.to(site.layer().weightParameter().tensor().device()));
-        p.trainable(true);
-        return p;
     }
 
     /** By name in the file. */

@@ -33,7 +33,7 @@ final class PeftConfig {
         if (unfold) {
             unfold(own);
         }
-        return complete(adapter, info, adapter.spec().type().peftType(), own);
+        return complete(adapter, info, adapter.spec().type(), own);
     }
 
     /** The configuration of a plain LoRA with given factors. */
@@ -54,7 +54,7 @@ final class PeftConfig {
         });
         boolean bias = factors.values().stream().anyMatch(f -> f.bias() != null);
         Lora.Config config = new Lora.Config(rank, alpha, 0, false, bias, Lora.Config.STANDARD, ranks, alphas);
-        Written written = complete(adapter, info, new Lora.Type().peftType(), new Lora.Type().write(config));
+        Written written = complete(adapter, info, new Lora.Type(), new Lora.Type().write(config));
         if (factors.size() < adapter.sites().size()) {
             written.json().put("target_modules", List.copyOf(factors.keySet()));
             for (String narrowing : List.of("exclude_modules", "layers_to_transform", "layers_pattern")) {
@@ -74,17 +74,17 @@ final class PeftConfig {
     }
 
     private static Written complete(
-            Attached adapter, PeftFolder.@Nullable Info info, String peftType, Map<String, @Nullable Object> own) {
+            Attached adapter, PeftFolder.@Nullable Info info, AdapterType<?> type, Map<String, @Nullable Object> own) {
         AdapterSpec<?> spec = adapter.spec();
         Map<String, @Nullable Object> json = new TreeMap<>(own);
         json.replace("bias", spec.bias().name().toLowerCase(Locale.ROOT));
         json.replace("fan_in_fan_out", adapter.sites().stream().anyMatch(site -> site.layer() instanceof Conv1D));
         json.replace("ensure_weight_tying", spec.ensureWeightTying());
-        if (spec.type().onLayers()) {
-            putTargets(adapter, json);
+        if (type.onLayers()) {
+            putTargets(adapter, type, json);
         }
         json.put("modules_to_save", orNull(kept(spec, info)));
-        json.put("peft_type", peftType);
+        json.put("peft_type", type.peftType());
         json.put("peft_version", PEFT_VERSION);
         json.put("inference_mode", true);
         json.put("base_model_name_or_path", info == null ? null : info.baseModel());
@@ -92,20 +92,35 @@ final class PeftConfig {
         json.put("task_type", info == null ? null : info.taskType());
         json.put("auto_mapping", info == null ? null : info.autoMapping());
         Object targets = json.get("target_modules");
-        return new Written(json, targets == null ? List.of() : embeddings(adapter, targets));
+        List<Site> embeddings = targets == null ? List.of() : embeddings(adapter, targets);
+        json.keySet().removeAll(type.unknownToPeft());
+        return new Written(json, embeddings);
     }
 
-    private static void putTargets(Attached adapter, Map<String, @Nullable Object> json) {
+    private static void putTargets(Attached adapter, AdapterType<?> type, Map<String, @Nullable Object> json) {
         Targets targets = adapter.spec().targets();
-        boolean plain = targets.isPlain();
-        json.put(
-                "target_modules",
-                !plain
-                        ? adapter.sites().stream().map(Site::path).toList()
-                        : targets.regex() ? targets.items().get(0) : targets.items());
-        json.put("exclude_modules", plain ? orNull(targets.exclude()) : null);
-        json.put("layers_to_transform", plain ? orNull(targets.layersToTransform()) : null);
-        json.put("layers_pattern", plain ? orNull(targets.layersPattern()) : null);
+        Map<String, @Nullable Object> narrowing = new LinkedHashMap<>();
+        narrowing.put("exclude_modules", orNull(targets.exclude()));
+        narrowing.put("layers_to_transform", orNull(targets.layersToTransform()));
+        narrowing.put("layers_pattern", orNull(targets.layersPattern()));
+        if (targets.isPlain() && type.unknownToPeft().stream().allMatch(key -> narrowing.get(key) == null)) {
+            json.put("target_modules", targets.regex() ? targets.items().get(0) : targets.items());
+            json.putAll(narrowing);
+            return;
+        }
+        List<String> paths = adapter.sites().stream().map(Site::path).toList();
+        json.put("target_modules", paths);
+        narrowing.keySet().forEach(key -> json.put(key, null));
+        type.targetLists()
+                .forEach(key -> json.computeIfPresent(
+                        key, (k, list) -> list instanceof List<?> items ? meant(items, paths) : list));
+    }
+
+    private static List<String> meant(List<?> items, List<String> paths) {
+        List<String> wanted = items.stream().map(String::valueOf).toList();
+        return paths.stream()
+                .filter(path -> wanted.stream().anyMatch(path::endsWith))
+                .toList();
     }
 
     /**

@@ -8,10 +8,10 @@ import java.lang.annotation.Target;
 
 /**
  * Which numbered checks of a method's card a test holds the method to. {@code docs/evidence.md} is made from these and from what
- * the tests came to.
+ * the tests came to. On a class: what its family's contract holds the method to.
  */
 @Retention(RetentionPolicy.SOURCE)
-@Target(ElementType.METHOD)
+@Target({ElementType.METHOD, ElementType.TYPE})
 @Repeatable(Card.Several.class)
 public @interface Card {
 
@@ -23,7 +23,7 @@ public @interface Card {
 
     /** A test of several methods. */
     @Retention(RetentionPolicy.SOURCE)
-    @Target(ElementType.METHOD)
+    @Target({ElementType.METHOD, ElementType.TYPE})
     @interface Several {
         /** One for each. */
         Card[] value();
