@@ -5,7 +5,7 @@ import java.util.Map;
 
 /**
  * Takes part in training at its events, in this order: {@link #beforeTraining}, then for each step {@link #beforeStep}, {@link
- * #afterBackward} and {@link #afterStep}, after some steps {@link #afterEvaluation}, at last {@link #afterTraining}. Several are called in
+ * #afterBackward}, {@link #afterUpdate} and {@link #afterStep}, after some steps {@link #afterEvaluation}, at last {@link #afterTraining}. Several are called in
  * the order they were given. What tensors a call makes are freed when it returns, unless kept.
  */
 public interface Callback {
@@ -26,6 +26,9 @@ public interface Callback {
 
     /** All gradients of the step are there, not clipped yet. */
     default void afterBackward(StepContext step) {}
+
+    /** The parameters have moved; the gradients are still there as the optimiser saw them, clipped. */
+    default void afterUpdate(StepContext step) {}
 
     /** The parameters have moved, the gradients are gone. */
     default void afterStep(StepContext step) {}

@@ -276,8 +276,9 @@ public final class Trainer implements AutoCloseable {
                     rate);
             movement.beforeUpdate(rate);
             run.optimizer().step(rate);
+            movement.afterUpdate(); // before callbacks that put values back
+            eachCallback(callback -> callback.afterUpdate(last));
             run.optimizer().zeroGrad();
-            movement.afterUpdate();
             eachCallback(callback -> callback.afterStep(last));
             state.cursor = cursor;
         }
