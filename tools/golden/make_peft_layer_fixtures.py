@@ -6,9 +6,9 @@
 import sys
 from pathlib import Path
 
-from peft import IA3Config
+from peft import IA3Config, LoHaConfig, LoKrConfig
 
-from peft_cases import make, task
+from peft_cases import make, move, task
 
 ROOT = Path(sys.argv[1])
 
@@ -19,3 +19,19 @@ for base_name, settings in {
     "gpt2": dict(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True),
 }.items():
     make(ROOT, base_name, "ia3", IA3Config(task_type=task(base_name), **settings))
+
+# LoHa and LoKr: every way of factoring w1 and w2, patterns, and both starts
+LINEARS = {"llama": ["q_proj", "k_proj", "down_proj"], "bert": ["query", "key", "dense"]}
+for base_name, variant, settings in [
+    ("llama", "loha", dict(r=4, alpha=6)),
+    ("bert", "loha-patterns", dict(r=4, alpha=6, rank_pattern={"query": 2}, alpha_pattern={"0.output.dense": 12.5})),
+]:
+    config = LoHaConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings)
+    make(ROOT, base_name, variant, config, move=lambda model, name: move(model, name, 0.4))
+for base_name, variant, settings in [
+    ("llama", "lokr", dict(r=4, alpha=6)),
+    ("llama", "lokr-both", dict(r=1, alpha=3, decompose_both=True, init_weights="lycoris", decompose_factor=8)),
+    ("bert", "lokr-patterns", dict(r=2, alpha=6, rank_pattern={"key": 1}, alpha_pattern={"query": 3})),
+]:
+    config = LoKrConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings)
+    make(ROOT, base_name, variant, config, move=lambda model, name: move(model, name, 0.4))

@@ -65,18 +65,10 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
         /** Checks ranges and expressions. */
         public Config {
             check(r >= 1, "r must be at least 1, found %d; try 8", r);
-            checkAlpha("lora_alpha", alpha);
             check(dropout >= 0 && dropout < 1, "lora_dropout must lie in [0, 1), found %s; try 0", dropout);
             rankPattern = java.util.Collections.unmodifiableMap(new LinkedHashMap<>(rankPattern));
             alphaPattern = java.util.Collections.unmodifiableMap(new LinkedHashMap<>(alphaPattern));
-            rankPattern.forEach((p, rank) -> {
-                Targets.compile("rank_pattern", p);
-                check(rank >= 1, "rank_pattern: the rank for %s must be at least 1, found %d; try 8", p, rank);
-            });
-            alphaPattern.forEach((p, value) -> {
-                Targets.compile("alpha_pattern", p);
-                checkAlpha("alpha_pattern: " + p, value);
-            });
+            Patterns.checkRanges("lora_alpha", alpha, rankPattern, alphaPattern);
         }
 
         /** LoRA of some rank and alpha, all else as usual. */
@@ -101,41 +93,18 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
 
         /** The rank for a module. */
         public int rankAt(String path) {
-            return at(path, rankPattern, r);
+            return Patterns.at(path, rankPattern, r);
         }
 
         /** The factor s for a module. */
         public double scaleAt(String path) {
-            double alphaHere = at(path, alphaPattern, alpha);
+            double alphaHere = Patterns.at(path, alphaPattern, alpha);
             return rslora ? alphaHere / Math.sqrt(rankAt(path)) : alphaHere / rankAt(path);
         }
 
         /** Whether an {@link Initializer} chooses the start. */
         boolean startsOtherwise() {
             return !List.of(STANDARD, GAUSSIAN, RANDOM).contains(init);
-        }
-
-        private static void checkAlpha(String field, double alpha) {
-            check(
-                    alpha > 0 && Double.isFinite(alpha),
-                    "%s must be positive and finite, found %s; try twice the rank",
-                    field,
-                    alpha);
-        }
-
-        private static <T> T at(String path, Map<String, T> patterns, T otherwise) {
-            for (Map.Entry<String, T> e : patterns.entrySet()) {
-                if (means(e.getKey(), path)) {
-                    return e.getValue();
-                }
-            }
-            return otherwise;
-        }
-
-        private static boolean means(String pattern, String path) {
-            return Targets.compile("pattern", "(?:.*\\.)?(?:" + pattern + ")")
-                    .matcher(path)
-                    .matches();
         }
 
         /** Settings read by PEFT's names, with other defaults where {@code defaults} says so. */
@@ -160,14 +129,14 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
         Map<String, @Nullable Object> write() {
             Map<String, @Nullable Object> json = new LinkedHashMap<>();
             json.put("r", r);
-            json.put("lora_alpha", whole(alpha));
+            json.put("lora_alpha", Patterns.whole(alpha));
             json.put("lora_dropout", dropout);
             json.put("use_rslora", rslora);
             json.put("lora_bias", loraBias);
             json.put("init_lora_weights", init.equals(STANDARD) || init.equals(RANDOM) ? Boolean.valueOf(init) : init);
             json.put("rank_pattern", rankPattern);
             Map<String, Object> alphas = new LinkedHashMap<>();
-            alphaPattern.forEach((p, value) -> alphas.put(p, whole(value)));
+            alphaPattern.forEach((p, value) -> alphas.put(p, Patterns.whole(value)));
             json.put("alpha_pattern", alphas);
             json.put("use_dora", false);
             // What PEFT 0.21 has beside, at its defaults: a file with other values is refused.
@@ -197,34 +166,9 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
             return json;
         }
 
-        private static Object whole(double value) {
-            return value == Math.rint(value) && Math.abs(value) < 1e15 ? (Object) (long) value : (Object) value;
-        }
-
         /** Stops where ranks or patterns do not fit the layers. */
         void fit(List<Site> sites) {
-            for (Site site : sites) {
-                int rank = rankAt(site.path());
-                long width = Math.min(site.layer().inFeatures(), site.layer().outFeatures());
-                check(
-                        rank <= width,
-                        "r is %d, above the width %d of %s [%d, %d], where a higher rank adds nothing; try %d, or set rank_pattern for it",
-                        rank,
-                        width,
-                        site.path(),
-                        site.layer().outFeatures(),
-                        site.layer().inFeatures(),
-                        width);
-            }
-            Map.of("rank_pattern", rankPattern, "alpha_pattern", alphaPattern)
-                    .forEach((field, patterns) -> patterns.keySet()
-                            .forEach(p -> check(
-                                    sites.stream().anyMatch(site -> means(p, site.path())),
-                                    "%s: %s matches none of the %d adapted modules; the first is %s",
-                                    field,
-                                    p,
-                                    sites.size(),
-                                    sites.get(0).path())));
+            Patterns.fit(sites, this::rankAt, rankPattern, alphaPattern);
         }
     }
 
