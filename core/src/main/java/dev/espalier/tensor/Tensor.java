@@ -519,6 +519,11 @@ public final class Tensor implements AutoCloseable {
         return op("abs", () -> torch.abs(handle));
     }
 
+    /** -1, 0 or 1. */
+    public Tensor sign() {
+        return op("sign", () -> handle.sign());
+    }
+
     /** e to the power of this. */
     public Tensor exp() {
         return op("exp", () -> torch.exp(handle));

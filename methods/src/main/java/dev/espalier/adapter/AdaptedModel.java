@@ -22,6 +22,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -226,6 +227,22 @@ public final class AdaptedModel implements AutoCloseable {
     public void disable() {
         checkUnmerged("disable adapters");
         activate(List.of());
+    }
+
+    /**
+     * Runs something on the network as if it had no adapters. Unlike {@link #disable} it leaves what trains and its gradients
+     * alone, so it may be used in the midst of a training step.
+     */
+    public <T> T unadapted(Supplier<T> work) {
+        checkUnmerged("run without adapters");
+        active.forEach(a -> a.copies().values().forEach(copy -> copy.swap(false)));
+        substitute(false);
+        try {
+            return work.get();
+        } finally {
+            active.forEach(a -> a.copies().values().forEach(copy -> copy.swap(true)));
+            substitute(true);
+        }
     }
 
     private void activate(List<Attached> wanted) {

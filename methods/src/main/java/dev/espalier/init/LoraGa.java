@@ -13,6 +13,7 @@ import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Svd;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
 import java.util.Map;

@@ -27,6 +27,7 @@ import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Svd;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.train.AdamW;
 import dev.espalier.train.Optimizer;

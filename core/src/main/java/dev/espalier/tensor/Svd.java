@@ -1,9 +1,5 @@
-package dev.espalier.init;
+package dev.espalier.tensor;
 
-import dev.espalier.tensor.DType;
-import dev.espalier.tensor.Generator;
-import dev.espalier.tensor.Seed;
-import dev.espalier.tensor.Tensor;
 import java.util.List;
 
 /** How singular vectors are found. */
@@ -21,7 +17,7 @@ public enum Svd {
      * @param iterations of the randomised method
      * @return U [m, k], S [k] falling, Vh [k, n], with k = probes or, of the exact method, min(m, n)
      */
-    List<Tensor> of(Tensor matrix, long probes, int iterations, Seed seed) {
+    public List<Tensor> of(Tensor matrix, long probes, int iterations, Seed seed) {
         Tensor wide = matrix.dtype() == DType.FLOAT64 ? matrix : matrix.to(DType.FLOAT32);
         try (Generator generator = seed.generator()) {
             List<Tensor> svd = this == EXACT ? wide.svd() : wide.svdLowrank(probes, iterations, generator);
