@@ -42,7 +42,7 @@ class ArchitectureTest {
                 .layer("training")
                 .definedBy("..train..", "..task..")
                 .layer("methods")
-                .definedBy("..adapter..", "..init..", "..optim..")
+                .definedBy("..adapter..", "..init..", "..optim..", "..federated..", "..unlearn..")
                 .layer("recipes")
                 .definedBy("..recipe..")
                 .layer("cli")

@@ -36,7 +36,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
             ExportCommand.class,
             MethodsCommand.class,
             DoctorCommand.class,
-            ProbeCommand.class
+            ProbeCommand.class,
+            FederateCommand.class
         },
         footer = {
             "",

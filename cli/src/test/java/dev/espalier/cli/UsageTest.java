@@ -26,7 +26,8 @@ class UsageTest {
                 "export",
                 "methods",
                 "doctor",
-                "probe"
+                "probe",
+                "federate"
             })
     void everyCommandShowsAnExampleInItsHelp(String command) {
         Cli.Result result = Cli.run(command, "--help");
@@ -39,7 +40,7 @@ class UsageTest {
         Cli.Result result = Cli.run("--help");
         assertThat(result.code()).isZero();
         Map<String, CommandLine> commands = Main.commandLine().getSubcommands();
-        assertThat(commands).hasSize(13);
+        assertThat(commands).hasSize(14);
         assertThat(result.out()).contains(commands.keySet()).contains("Start with:  espalier quickstart");
     }
 

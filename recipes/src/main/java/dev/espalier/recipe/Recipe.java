@@ -7,6 +7,7 @@ import dev.espalier.EspalierException;
 import dev.espalier.Nearest;
 import dev.espalier.adapter.AdapterSpec;
 import dev.espalier.adapter.Catalog;
+import dev.espalier.adapter.Method;
 import dev.espalier.io.Fields;
 import java.io.IOException;
 import java.io.InputStream;
@@ -52,10 +53,20 @@ public record Recipe(
         @Nullable Path out,
         Map<String, Object> settings) {
 
+    /** The command of recipes without a section for another. */
+    static final String TRAIN = "train";
+
     /** Recipes that come with Espalier, one for a method that has one: to be completed with model and data. */
     public static final List<String> BUILT_IN = Catalog.methods().keySet().stream()
             .map(Recipe::recipeOf)
             .filter(name -> Recipe.class.getResource("/recipes/" + name + ".yaml") != null)
+            .toList();
+
+    /** Commands of methods that are no training: a recipe's section of that name is for the command alone. */
+    private static final List<String> VERBS = Catalog.methods().values().stream()
+            .map(Method::verb)
+            .filter(verb -> !verb.equals(TRAIN))
+            .distinct()
             .toList();
 
     /** The name of a method's recipe: {@code lora-plus} for {@code lora+}. */
@@ -104,6 +115,7 @@ public record Recipe(
         }
         Fields f = Fields.of(where, renamed);
         f.ignore("citation");
+        VERBS.forEach(f::ignore); // the verb reads and checks its section
         String model = f.string("model");
         String out = f.orNull("out", Fields::string);
         TaskSpec task = TaskSpec.read(f.fields("task"));
@@ -187,6 +199,25 @@ public record Recipe(
         public Recipe build() {
             return Recipe.of("recipe", settings);
         }
+    }
+
+    /** The command that carries it out: the one it has a section for, else {@code train}. */
+    public String verb() {
+        return VERBS.stream().filter(settings::containsKey).findFirst().orElse(TRAIN);
+    }
+
+    /**
+     * The settings of a command that is no training.
+     *
+     * @throws EspalierException if there are none
+     */
+    Fields section(String verb) {
+        check(
+                settings.containsKey(verb),
+                "the recipe has no section %s; write one, or carry it out by espalier %s",
+                verb,
+                verb());
+        return Fields.of("", settings).fields(verb);
     }
 
     /** A folder for results, which must be said somewhere. */

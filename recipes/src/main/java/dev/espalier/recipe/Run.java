@@ -140,6 +140,16 @@ public final class Run implements AutoCloseable {
      * @throws EspalierException if anything of the recipe, the data or the model does not fit
      */
     public static Run prepare(Recipe recipe, LoadOptions options) {
+        return prepare(recipe, options, Recipe.TRAIN);
+    }
+
+    /** Prepares what a command works on. */
+    static Run prepare(Recipe recipe, LoadOptions options, String verb) {
+        check(
+                recipe.verb().equals(verb),
+                "the recipe has a section %s; carry it out by espalier %s",
+                recipe.verb(),
+                recipe.verb());
         Seed seed = new Seed(recipe.train().config().seed());
         Splits splits = recipe.task().split(seed);
         Receipt before = recipe.adapter().from() == null
@@ -343,6 +353,19 @@ public final class Run implements AutoCloseable {
         return Forecast.of(this);
     }
 
+    /** What is learnt. */
+    Task task() {
+        return task;
+    }
+
+    /** Checksums of training data and base. */
+    Map<String, String> hashes() {
+        Map<String, String> hashes = new LinkedHashMap<>();
+        hashes.put("data", splits.train().sha256());
+        hashes.put("base", pretrained.origin().sha256());
+        return hashes;
+    }
+
     /** Training data in batches. */
     Collator collator() {
         return collator(train.items(), true);
@@ -402,9 +425,6 @@ public final class Run implements AutoCloseable {
     public Result train(boolean resume, ProgressListener progress) {
         Path out = recipe.requireOut();
         checkFree(out, resume);
-        Map<String, String> hashes = new LinkedHashMap<>();
-        hashes.put("data", splits.train().sha256());
-        hashes.put("base", pretrained.origin().sha256());
         Setting setting = setting();
         TrainConfig config = config(setting);
         Trainer.Builder builder = Trainer.builder(task, collator())
@@ -413,7 +433,7 @@ public final class Run implements AutoCloseable {
                 .out(out)
                 .resume(resume)
                 .recipe(recipe.settings())
-                .hashes(hashes);
+                .hashes(hashes());
         if (validation != null) {
             builder.validation(collator(validation.items(), false));
         }
@@ -442,7 +462,8 @@ public final class Run implements AutoCloseable {
         }
     }
 
-    private Setting setting() {
+    /** The training as methods see it. */
+    Setting setting() {
         TrainConfig config = recipe.train().config();
         return new Setting(adapted, adapted.adapter("default"), task, config, new Seed(config.seed()));
     }
@@ -509,7 +530,8 @@ public final class Run implements AutoCloseable {
         }
     }
 
-    private void save(Path out) {
+    /** Writes the adapter with its receipt. */
+    void save(Path out) {
         Receipt receipt = new Receipt(
                 baseName(),
                 pretrained.origin().sha256(),

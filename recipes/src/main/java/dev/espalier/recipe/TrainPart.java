@@ -138,7 +138,7 @@ public record TrainPart(
     }
 
     @SuppressWarnings("unchecked") // a catalogue entry's class says which part it makes
-    private static <P> Part.Chosen<?, P> chosen(Part<?, ?> method, Fields own) {
+    static <P> Part.Chosen<?, P> chosen(Part<?, ?> method, Fields own) {
         return Part.Chosen.read((Part<Object, P>) method, own);
     }
 

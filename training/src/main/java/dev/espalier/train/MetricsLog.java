@@ -12,7 +12,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /** {@code metrics.jsonl}: one JSON object a line, each there to be read as soon as it is written. */
-final class MetricsLog implements AutoCloseable {
+public final class MetricsLog implements AutoCloseable {
 
     private final Path file;
     private final FileChannel channel;
@@ -22,7 +22,7 @@ final class MetricsLog implements AutoCloseable {
      *
      * @param length bytes to keep: lines after a checkpoint will be written again by the resumed run
      */
-    MetricsLog(Path file, long length) {
+    public MetricsLog(Path file, long length) {
         this.file = file;
         FileChannel opened = null;
         try {
@@ -36,7 +36,8 @@ final class MetricsLog implements AutoCloseable {
         this.channel = opened;
     }
 
-    void append(Map<String, ?> line) {
+    /** Writes a line. */
+    public void append(Map<String, ?> line) {
         ByteBuffer bytes = ByteBuffer.wrap((Json.text(line) + "\n").getBytes(StandardCharsets.UTF_8));
         try {
             while (bytes.hasRemaining()) {
@@ -48,7 +49,7 @@ final class MetricsLog implements AutoCloseable {
     }
 
     /** Makes all lines durable, and tells how many bytes they are. */
-    long force() {
+    public long force() {
         try {
             channel.force(true);
             return channel.position();

@@ -4,14 +4,16 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.io.Faults;
 import dev.espalier.io.Json;
+import dev.espalier.tensor.Machine;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.stream.Stream;
 
 /** A run's output folder: {@code run.json}, {@code metrics.jsonl} and {@code checkpoints}. */
-final class RunFolder {
+public final class RunFolder {
 
     private final Path path;
 
@@ -20,7 +22,7 @@ final class RunFolder {
     }
 
     /** Refuses a folder that holds something, or, to resume, one that holds no run. */
-    static RunFolder open(Path path, boolean resume) {
+    public static RunFolder open(Path path, boolean resume) {
         RunFolder folder = new RunFolder(path);
         if (resume) {
             check(
@@ -45,7 +47,8 @@ final class RunFolder {
         return folder;
     }
 
-    Path metrics() {
+    /** {@code metrics.jsonl}. */
+    public Path metrics() {
         return path.resolve("metrics.jsonl");
     }
 
@@ -57,7 +60,21 @@ final class RunFolder {
         return path.resolve("run.json");
     }
 
-    void write(Map<String, ?> record) {
+    /** Writes {@code run.json}. */
+    public void write(Map<String, ?> record) {
         Json.write(record(), record);
+    }
+
+    /** What the numbers of a run depend on besides its recipe. */
+    public static Map<String, Object> versions() {
+        String own = RunFolder.class.getPackage().getImplementationVersion();
+        Map<String, Object> versions = new LinkedHashMap<>();
+        versions.put("espalier", own == null ? "development" : own);
+        versions.put("libtorch", Machine.libtorch());
+        versions.put("java", System.getProperty("java.vm.name") + " " + System.getProperty("java.vm.version"));
+        versions.put("os", System.getProperty("os.name") + " " + System.getProperty("os.arch"));
+        versions.put("cpu", Machine.cpu());
+        versions.put("threads", Machine.threads());
+        return versions;
     }
 }

@@ -57,7 +57,7 @@ record RunRecord(TrainingRun run, Map<String, ?> recipe, Map<String, String> has
         record.put("total_steps", run.totalSteps());
         record.put("started", stopwatch.started.toString());
         record.put("seconds", stopwatch.seconds());
-        record.put("versions", versions());
+        record.put("versions", RunFolder.versions());
         record.put("hashes", hashes);
         record.put("trainable_parameters", Parameters.elements(parameters));
         record.put("trainable_bytes", Parameters.bytes(parameters));
@@ -72,18 +72,5 @@ record RunRecord(TrainingRun run, Map<String, ?> recipe, Map<String, String> has
             record.put("best_step", best.step());
         }
         return record;
-    }
-
-    /** What the numbers of a run depend on besides its recipe. */
-    private static Map<String, Object> versions() {
-        String own = RunRecord.class.getPackage().getImplementationVersion();
-        Map<String, Object> versions = new LinkedHashMap<>();
-        versions.put("espalier", own == null ? "development" : own);
-        versions.put("libtorch", Machine.libtorch());
-        versions.put("java", System.getProperty("java.vm.name") + " " + System.getProperty("java.vm.version"));
-        versions.put("os", System.getProperty("os.name") + " " + System.getProperty("os.arch"));
-        versions.put("cpu", Machine.cpu());
-        versions.put("threads", Machine.threads());
-        return versions;
     }
 }
