@@ -11,6 +11,7 @@ import dev.espalier.tensor.Tensor;
 import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -187,6 +188,14 @@ final class PerParameter implements Optimizer {
     public void add(ParameterGroup group) {
         take(group);
         others(List.of(group), rules).forEach(rest::add);
+    }
+
+    @Override
+    public void forget(Collection<Parameter> parameters) {
+        own.values().stream()
+                .filter(one -> parameters.contains(one.parameter()))
+                .forEach(one -> one.memory().close());
+        rest.forget(parameters);
     }
 
     @Override

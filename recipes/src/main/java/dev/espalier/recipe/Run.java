@@ -37,6 +37,7 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.text.ChatTemplate;
 import dev.espalier.train.LogProgress;
+import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
 import dev.espalier.train.ProgressListener;
 import dev.espalier.train.TrainConfig;
@@ -476,10 +477,8 @@ public final class Run implements AutoCloseable {
     long optimizerBytes() {
         Setting setting = setting();
         TrainConfig config = config(setting);
-        return groups(config, setting.adapter().parts(setting.seed())).stream()
-                .mapToLong(group ->
-                        (group.optimizer() == null ? config.optimizer() : group.optimizer()).stateBytes(List.of(group)))
-                .sum();
+        return Optimizer.stateBytes(
+                config.optimizer(), groups(config, setting.adapter().parts(setting.seed())));
     }
 
     /** What trains: by the method of rates if there is one, with what a method moves by itself taken out. */

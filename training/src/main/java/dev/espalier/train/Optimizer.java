@@ -1,7 +1,9 @@
 package dev.espalier.train;
 
 import dev.espalier.EspalierException;
+import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Tensor;
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 
@@ -18,11 +20,18 @@ public interface Optimizer extends AutoCloseable {
         /** An optimiser over these groups, with fresh state. */
         Optimizer create(List<ParameterGroup> groups);
 
-        /** Bytes that an optimiser over these groups will remember, known without making it. */
+        /** Bytes that an optimiser over these groups will remember once all of them have moved, known without making it. */
         long stateBytes(List<ParameterGroup> groups);
 
         /** Weight decay of parameters that come in no group of their own. */
         double weightDecay();
+    }
+
+    /** Bytes that the usual optimiser and those that groups bring will remember together. */
+    static long stateBytes(Config usual, List<ParameterGroup> groups) {
+        return Optimizers.byConfig(usual, groups).entrySet().stream()
+                .mapToLong(e -> e.getKey().stateBytes(e.getValue()))
+                .sum();
     }
 
     /** One update of every parameter that has a gradient. */
@@ -38,10 +47,21 @@ public interface Optimizer extends AutoCloseable {
                 .formatted(getClass().getSimpleName(), group.name()));
     }
 
+    /**
+     * Drops what is remembered of parameters, which start afresh with their next update. Parameters that it does not move are
+     * passed over.
+     *
+     * @throws dev.espalier.EspalierException if this optimiser cannot
+     */
+    default void forget(Collection<Parameter> parameters) {
+        throw new EspalierException("%s cannot drop its state of single parameters; keep it, or train with adamw"
+                .formatted(getClass().getSimpleName()));
+    }
+
     /** Drops all gradients. */
     void zeroGrad();
 
-    /** Bytes of all that is remembered from step to step. */
+    /** Bytes of all that is remembered from step to step; of a parameter that has not moved yet there may be none. */
     long stateBytes();
 
     /** What is remembered, named {@code <kind>.<parameter path>}; shares memory, and belongs to the current scope. */

@@ -1,7 +1,9 @@
 package dev.espalier.train;
 
+import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -21,13 +23,17 @@ final class Optimizers implements Optimizer {
         if (groups.stream().allMatch(group -> group.optimizer() == null)) {
             return usual.create(groups);
         }
+        Optimizers all = new Optimizers(usual);
+        byConfig(usual, groups).forEach((config, own) -> all.parts.put(config, config.create(own)));
+        return all;
+    }
+
+    static Map<Config, List<ParameterGroup>> byConfig(Config usual, List<ParameterGroup> groups) {
         Map<Config, List<ParameterGroup>> byConfig = new LinkedHashMap<>();
         groups.forEach(group -> byConfig.computeIfAbsent(
                         group.optimizer() == null ? usual : group.optimizer(), key -> new ArrayList<>())
                 .add(group));
-        Optimizers all = new Optimizers(usual);
-        byConfig.forEach((config, own) -> all.parts.put(config, config.create(own)));
-        return all;
+        return byConfig;
     }
 
     @Override
@@ -44,6 +50,11 @@ final class Optimizers implements Optimizer {
         } else {
             part.add(group);
         }
+    }
+
+    @Override
+    public void forget(Collection<Parameter> parameters) {
+        parts.values().forEach(part -> part.forget(parameters));
     }
 
     @Override

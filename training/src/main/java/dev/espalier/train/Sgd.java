@@ -2,7 +2,9 @@ package dev.espalier.train;
 
 import static dev.espalier.Check.check;
 
+import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Tensor;
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 
@@ -75,6 +77,11 @@ public final class Sgd implements Optimizer {
     @Override
     public void add(ParameterGroup group) {
         slabs.add(group);
+    }
+
+    @Override
+    public void forget(Collection<Parameter> parameters) {
+        slabs.forget(parameters);
     }
 
     @Override

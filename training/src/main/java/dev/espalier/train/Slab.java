@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -31,11 +32,15 @@ final class Slab implements AutoCloseable {
     private final long[] offsets; // of each parameter, and the length of all
     private final long[] steps; // updates that each parameter has had
     private final @Nullable Tensor values; // [length]; null for a large tensor alone
-    private final List<Tensor> state; // each [length]
+    private final int stateCount;
+    private final DType dtype;
+    private final Device device;
+    private List<Tensor> state = List.of(); // each [length]; none before the first update
 
     private Slab(ParameterGroup group, List<String> names, int stateCount) {
         this.group = group;
         this.names = names;
+        this.stateCount = stateCount;
         this.parameters = names.stream().map(n -> parameterOf(group, n)).toList();
         this.views = new Tensor[names.size()];
         this.offsets = new long[names.size() + 1];
@@ -44,13 +49,8 @@ final class Slab implements AutoCloseable {
             views[i] = parameters.get(i).tensor();
             offsets[i + 1] = offsets[i] + views[i].numel();
         }
-        DType dtype = views[0].dtype();
-        Device device = views[0].device();
-        List<Tensor> buffers = new ArrayList<>();
-        for (int i = 0; i < stateCount; i++) {
-            buffers.add(Tensor.zeros(stateType(dtype), length()).to(device).keep());
-        }
-        state = List.copyOf(buffers);
+        dtype = views[0].dtype();
+        device = views[0].device();
         if (views.length == 1) {
             values = null;
         } else {
@@ -78,6 +78,64 @@ final class Slab implements AutoCloseable {
         return slabs;
     }
 
+    private void allocate() {
+        if (state.isEmpty()) {
+            List<Tensor> buffers = new ArrayList<>();
+            for (int i = 0; i < stateCount; i++) {
+                buffers.add(Tensor.zeros(stateType(dtype), length()).to(device).keep());
+            }
+            state = List.copyOf(buffers);
+        }
+    }
+
+    /**
+     * Drops what is remembered of some parameters.
+     *
+     * @return what takes this slab's place: itself if all of its parameters are meant or none, else two, so that the memory of
+     *     those dropped is free
+     */
+    List<Slab> forget(Set<Parameter> dropped) {
+        List<String> gone = new ArrayList<>();
+        List<String> kept = new ArrayList<>();
+        for (int i = 0; i < views.length; i++) {
+            (dropped.contains(parameters.get(i)) ? gone : kept).add(names.get(i));
+        }
+        if (kept.isEmpty()) {
+            state.forEach(Tensor::close);
+            state = List.of();
+            Arrays.fill(steps, 0);
+        }
+        if (kept.isEmpty() || gone.isEmpty()) {
+            return List.of(this);
+        }
+        List<Slab> parts = List.of(part(kept), part(gone));
+        parts.get(0).takeFrom(this);
+        close();
+        return parts;
+    }
+
+    /** Some of the parameters in a slab of their own. */
+    private Slab part(List<String> of) {
+        if (of.size() == 1) { // a view would hold the memory of all
+            Parameter alone = parameterOf(group, of.get(0));
+            alone.set(alone.tensor().detach().clone());
+        }
+        return new Slab(group, of, stateCount);
+    }
+
+    private void takeFrom(Slab other) {
+        if (!other.state.isEmpty()) {
+            allocate();
+        }
+        for (int i = 0; i < views.length; i++) {
+            int there = other.names.indexOf(names.get(i));
+            steps[i] = other.steps[there];
+            for (int k = 0; k < state.size(); k++) {
+                part(k, i).copy_(other.part(k, there));
+            }
+        }
+    }
+
     /** Half-width floats would lose small updates in running means: their state is float32. */
     static DType stateType(DType dtype) {
         return dtype.bytes() < 4 ? DType.FLOAT32 : dtype;
@@ -94,6 +152,9 @@ final class Slab implements AutoCloseable {
             }
             gradients.add(gradient == null ? null : gradient.reshape(-1));
             together &= gradient != null && steps[i] == steps[0];
+        }
+        if (gradients.stream().anyMatch(Objects::nonNull)) {
+            allocate();
         }
         if (together && values != null) {
             List<Tensor> all = new ArrayList<>();
@@ -143,6 +204,18 @@ final class Slab implements AutoCloseable {
         return state.stream().mapToLong(Tensor::bytes).sum();
     }
 
+    /** Names and shapes of all that may be remembered: for each parameter its count of updates, then one entry a kind. */
+    Map<String, long[]> layout(List<String> kinds) {
+        Map<String, long[]> layout = new LinkedHashMap<>();
+        for (int i = 0; i < views.length; i++) {
+            layout.put("step." + names.get(i), new long[0]);
+            for (String kind : kinds) {
+                layout.put(kind + "." + names.get(i), parameters.get(i).shape());
+            }
+        }
+        return layout;
+    }
+
     /** Adds views of the state to {@code all}, and each parameter's count of updates. */
     void collect(List<String> kinds, Map<String, Tensor> all) {
         for (int i = 0; i < views.length; i++) {
@@ -155,9 +228,17 @@ final class Slab implements AutoCloseable {
 
     /** Takes over what {@link #collect} gave; names and shapes have been checked. */
     void restore(List<String> kinds, Map<String, Tensor> all) {
+        if (names.stream().anyMatch(name -> kinds.stream().anyMatch(kind -> all.containsKey(kind + "." + name)))) {
+            allocate();
+        }
         for (int i = 0; i < views.length; i++) {
             for (int k = 0; k < state.size(); k++) {
-                part(k, i).copy_(Objects.requireNonNull(all.get(kinds.get(k) + "." + names.get(i))));
+                Tensor value = all.get(kinds.get(k) + "." + names.get(i));
+                if (value == null) {
+                    part(k, i).zero_();
+                } else {
+                    part(k, i).copy_(value);
+                }
             }
             steps[i] = (long)
                     Objects.requireNonNull(all.get("step." + names.get(i))).item();

@@ -3,14 +3,19 @@ package dev.espalier.train;
 import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
+import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
+import java.util.Collections;
+import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.DoubleFunction;
 import org.jspecify.annotations.Nullable;
 
@@ -64,6 +69,11 @@ public final class Slabs implements AutoCloseable {
             @Override
             public void add(ParameterGroup group) {
                 slabs.add(group);
+            }
+
+            @Override
+            public void forget(Collection<Parameter> parameters) {
+                slabs.forget(parameters);
             }
 
             @Override
@@ -126,19 +136,36 @@ public final class Slabs implements AutoCloseable {
         return all;
     }
 
+    /** Drops what is remembered of parameters; those of other optimisers are none of its business. */
+    void forget(Collection<Parameter> parameters) {
+        Set<Parameter> dropped = Collections.newSetFromMap(new IdentityHashMap<>());
+        dropped.addAll(parameters);
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            List<Slab> now = new ArrayList<>();
+            slabs.forEach(slab -> now.addAll(slab.forget(dropped)));
+            slabs.clear();
+            slabs.addAll(now);
+        }
+    }
+
     void load(Map<String, Tensor> given) {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
-            Map<String, Tensor> own = state();
-            own.forEach((name, tensor) -> {
+            Map<String, long[]> own = new LinkedHashMap<>();
+            slabs.forEach(slab -> own.putAll(slab.layout(kinds)));
+            own.forEach((name, shape) -> {
                 @Nullable Tensor other = given.get(name);
+                String parameter = name.substring(name.indexOf('.') + 1);
+                Tensor step = given.get("step." + parameter);
+                boolean moved = step == null || step.item() > 0;
                 check(
-                        other != null && Arrays.equals(other.shape(), tensor.shape()),
+                        other == null ? !moved : Arrays.equals(other.shape(), shape),
                         "the optimiser state holds %s for %s, expected shape %s: it was saved with another optimiser or"
                                 + " other parameters",
                         other == null ? "nothing" : "shape " + Arrays.toString(other.shape()),
                         name,
-                        Arrays.toString(tensor.shape()));
+                        Arrays.toString(shape));
             });
             given.keySet().stream()
                     .filter(name -> !own.containsKey(name))

@@ -68,7 +68,7 @@ public final class Trainer implements AutoCloseable {
      *
      * @param parameterBytes of what trains
      * @param gradientBytes of its gradients, there from the backward pass to the update
-     * @param optimizerBytes that the optimiser remembers
+     * @param optimizerBytes that the optimiser will remember once everything has moved
      */
     public record Memory(long parameterBytes, long gradientBytes, long optimizerBytes) {}
 
@@ -107,7 +107,7 @@ public final class Trainer implements AutoCloseable {
     /** Memory that training adds to the model. */
     public Memory memory() {
         long bytes = Parameters.bytes(run.parameters().values());
-        return new Memory(bytes, bytes, run.optimizer().stateBytes());
+        return new Memory(bytes, bytes, Optimizer.stateBytes(config.optimizer(), run.groups()));
     }
 
     /** Optimiser steps of the whole training. */

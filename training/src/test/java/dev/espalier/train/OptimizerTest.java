@@ -126,6 +126,8 @@ class OptimizerTest {
         try (Params p = new Params(DType.FLOAT32, 3, 5, 200_000)) { // the last is large: a slab of its own
             try (Optimizer adam = AdamW.Config.DEFAULT.create(p.groups());
                     Scope scope = Scope.open()) {
+                assertThat(adam.stateBytes()).isZero();
+                p.step(adam, 0.1);
                 assertThat(adam.stateBytes()).isEqualTo(2 * 4 * 200_008L);
                 assertThat(AdamW.Config.DEFAULT.stateBytes(p.groups())).isEqualTo(adam.stateBytes());
                 long held = adam.state().entrySet().stream()
@@ -136,6 +138,8 @@ class OptimizerTest {
             }
             try (Optimizer momentum = new Sgd.Config(0.9, false, 0).create(p.groups());
                     Optimizer plain = Sgd.Config.DEFAULT.create(p.groups())) {
+                p.step(momentum, 0.1);
+                p.step(plain, 0.1);
                 assertThat(momentum.stateBytes()).isEqualTo(4 * 200_008L);
                 assertThat(plain.stateBytes()).isZero();
                 assertThat(new Sgd.Config(0.9, false, 0).stateBytes(p.groups())).isEqualTo(momentum.stateBytes());
@@ -165,6 +169,34 @@ class OptimizerTest {
     }
 
     @Test
+    void whatIsForgottenStartsAfreshAndTheRestGoesOn() {
+        try (Params one = new Params(DType.FLOAT32, 3, 5, 200_000);
+                Params two = new Params(DType.FLOAT32, 3, 5, 200_000);
+                Params fresh = new Params(DType.FLOAT32, 3);
+                Optimizer first = AdamW.Config.DEFAULT.create(one.groups());
+                Optimizer second = AdamW.Config.DEFAULT.create(two.groups());
+                Optimizer third = AdamW.Config.DEFAULT.create(fresh.groups());
+                Scope scope = Scope.open()) {
+            one.step(first, 0.1);
+            two.step(second, 0.1);
+            float[] before = one.map.get("p0").tensor().floats();
+            first.forget(List.of(one.map.get("p0"), one.map.get("p2")));
+            assertThat(one.map.get("p0").tensor().floats()).isEqualTo(before);
+            assertThat(first.stateBytes()).isEqualTo(2 * 4 * 5);
+            assertThat(first.state()).doesNotContainKeys("exp_avg.p0", "exp_avg.p2");
+            fresh.map.get("p0").tensor().detach().copy_(one.map.get("p0").tensor());
+            one.step(first, 0.1);
+            two.step(second, 0.1);
+            fresh.step(third, 0.1);
+            assertThat(one.map.get("p1").tensor().floats())
+                    .isEqualTo(two.map.get("p1").tensor().floats());
+            assertThat(one.map.get("p0").tensor().floats())
+                    .isEqualTo(fresh.map.get("p0").tensor().floats());
+            assertThat(first.stateBytes()).isEqualTo(second.stateBytes());
+        }
+    }
+
+    @Test
     void foreignStateIsRefused() {
         try (Params three = new Params(DType.FLOAT32, 3);
                 Params four = new Params(DType.FLOAT32, 4);
@@ -172,6 +204,9 @@ class OptimizerTest {
                 Optimizer wider = new Sgd.Config(0.9, false, 0).create(four.groups());
                 Optimizer adam = AdamW.Config.DEFAULT.create(three.groups());
                 Scope scope = Scope.open()) {
+            three.step(sgd, 0.1);
+            three.step(adam, 0.1);
+            four.step(wider, 0.1);
             assertThatThrownBy(() -> sgd.load(adam.state()))
                     .isInstanceOf(EspalierException.class)
                     .hasMessage(
