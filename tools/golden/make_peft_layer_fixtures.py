@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from peft import IA3Config, LoHaConfig, LoKrConfig
+from peft import IA3Config, LoHaConfig, LoKrConfig, MissConfig
 
 from peft_cases import make, move, task
 
@@ -35,3 +35,13 @@ for base_name, variant, settings in [
 ]:
     config = LoKrConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings)
     make(ROOT, base_name, variant, config, move=lambda model, name: move(model, name, 0.4))
+
+# MiSS (r = 5 divides neither 16 nor 24), its smaller form and Bat
+for base_name, variant, settings in [
+    ("llama", "miss", dict(r=5)),
+    ("llama", "miss-mini", dict(r=4, mini_r=2, init_weights="mini")),
+    ("llama", "miss-bat", dict(r=4, init_weights="bat")),
+    ("bert", "miss", dict(r=4)),
+    ("bert", "miss-bat", dict(r=4, init_weights="bat")),
+]:
+    make(ROOT, base_name, variant, MissConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings))
