@@ -1,11 +1,15 @@
-"""Steps of optimisers by their authors' code: python make_optimizer_method_fixtures.py TARGET GALORE
+"""Steps of optimisers by their authors' code: python make_optimizer_method_fixtures.py TARGET GALORE LORAPRO
 
-TARGET is methods/src/test/resources/golden/optim. GALORE is a clone of github.com/jiaweizzhao/GaLore (read at 2cc66f8).
+TARGET is methods/src/test/resources/golden/optim. GALORE is a clone of github.com/jiaweizzhao/GaLore (read at 2cc66f8),
+LORAPRO one of github.com/mrflogs/LoRA-Pro (read at fe26027).
 Each file holds start values, the gradient of each step, and the values after it.
 """
 
 import importlib
+import math
+import re
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -57,6 +61,42 @@ def galore(target, name, optimizer, options):
     save_file(tensors, target / f"{name}.safetensors")
 
 
+class Count(int):
+    """Steps done; never zero, so that the general branch is taken, which the release reaches by counting ahead."""
+
+    def __eq__(self, other):
+        return False
+
+    __hash__ = int.__hash__
+
+
+def lora_pro(target, clone):
+    """The release's adjustment, without the bfloat16 of one product."""
+    file = clone / "DeepSpeed-0.15.1/deepspeed/runtime/zero/stage_1_and_2.py"
+    source = file.read_text().replace(".to(torch.bfloat16)", "")
+    names = {"torch": torch, "math": math}
+    adjust = re.search(r"    def lorapro_full_adjustment.*?(?=\n    def )", source, re.S).group(0)
+    exec(textwrap.dedent(adjust), names)
+    exec(re.search(r"def solve_sylvester.*?return .*?else X", source, re.S).group(0), names)
+    generator = torch.Generator().manual_seed(12)
+    a = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    b = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    tensors = {"start.A": a.clone(), "start.B": b.clone()}
+    state = types.SimpleNamespace(exp_avg={}, exp_avg_sq={})
+    for step in range(1, STEPS + 1):
+        g = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+        gradients = [2 * b.t() @ g, 2 * g @ a.t()]  # s = 2, which the release has built in
+        tensors[f"gradient.{step}.A"], tensors[f"gradient.{step}.B"] = (x.clone() for x in gradients)
+        state.averaged_gradients = {0: gradients}
+        state.params_in_partition = [[a, b]]
+        state.global_step = Count(step - 1)
+        names["lorapro_full_adjustment"](state, 0)
+        a = a - 0.05 * gradients[0].data
+        b = b - 0.05 * gradients[1].data
+        tensors[f"after.{step}.A"], tensors[f"after.{step}.B"] = a.clone(), b.clone()
+    save_file(tensors, target / "lora-pro.safetensors")
+
+
 def main():
     target, clone = Path(sys.argv[1]), Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
@@ -64,6 +104,7 @@ def main():
     galore(target, "galore-adamw", adamw.AdamW, {"lr": 0.05, "weight_decay": 0.1, "no_deprecation_warning": True})
     factored = {"lr": 0.05, "weight_decay": 0.1, "relative_step": False, "scale_parameter": False}
     galore(target, "galore-adafactor", adafactor.Adafactor, factored)
+    lora_pro(target, Path(sys.argv[3]))
 
 
 if __name__ == "__main__":

@@ -1101,6 +1101,11 @@ public final class Tensor implements AutoCloseable {
         return pair("linalg_qr", () -> torch.linalg_qr(handle));
     }
 
+    /** Eigenvalues [n], ascending, and orthonormal eigenvectors [n, n] (columns) of a symmetric matrix. */
+    public List<Tensor> eigh() {
+        return pair("linalg_eigh", () -> torch.linalg_eigh(handle));
+    }
+
     /** Inverse discrete Fourier transform over the last two dimensions, divided by their size; the result is complex. */
     public Tensor ifft2() {
         return op("fft_ifft2", () -> torch.fft_ifft2(handle));

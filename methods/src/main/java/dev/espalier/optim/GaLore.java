@@ -10,6 +10,8 @@ import dev.espalier.io.Fields;
 import dev.espalier.optim.PerParameter.Kept;
 import dev.espalier.optim.PerParameter.Memory;
 import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Svd;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.train.AdamW;
 import dev.espalier.train.Optimizer;
@@ -167,7 +169,9 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
         }
 
         @Override
-        public void update(Tensor value, Tensor gradient, Memory memory, double rate, double decay) {
+        public void update(Tensor value, Tensor gradient, Memory memory, ParameterGroup group, double learningRate) {
+            double rate = learningRate * group.lrFactor();
+            double decay = group.weightDecay();
             boolean right = right(value.shape());
             if ((memory.step() - 1) % gap == 0) {
                 memory.set("projection", basis(gradient, right));
@@ -190,13 +194,11 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
 
         /** P: the top r singular vectors of the shorter side, each with its entry of largest magnitude positive. */
         private Tensor basis(Tensor gradient, boolean right) {
-            List<Tensor> svd = gradient.svd();
-            Tensor rows = right
-                    ? svd.get(2).narrow(0, 0, rank)
-                    : svd.get(0).narrow(1, 0, rank).t(); // [r, short]
-            Tensor largest = rows.gather(1, rows.abs().argmax(1).unsqueeze(1)); // [r, 1]
-            Tensor signed = rows.mul(largest.div(largest.abs()));
-            return right ? signed : signed.t();
+            Tensor vectors = Svd.EXACT
+                    .of(right ? gradient.t() : gradient, 0, 0, new Seed(0))
+                    .get(0)
+                    .narrow(1, 0, rank); // [short, r]
+            return right ? vectors.t() : vectors;
         }
 
         private static boolean right(long[] shape) {

@@ -23,6 +23,20 @@ interface Inner {
     }
 
     /**
+     * Adam's direction, after its moments have taken in a gradient: (m / (1 - β1ᵗ)) / (√(v / (1 - β2ᵗ)) + ε).
+     *
+     * @param mean m, changed in place
+     * @param square v, changed in place
+     * @param t updates, this one included
+     */
+    static Tensor direction(Tensor mean, Tensor square, Tensor gradient, long t, AdamW.Config config) {
+        mean.lerp_(gradient, 1 - config.beta1());
+        square.mul_(config.beta2()).addcmul_(gradient, gradient, 1 - config.beta2());
+        Tensor root = square.sqrt().mul_(1 / Math.sqrt(1 - Math.pow(config.beta2(), (double) t)));
+        return mean.div(root.add_(config.eps())).mul_(1 / (1 - Math.pow(config.beta1(), (double) t)));
+    }
+
+    /**
      * Adam as GaLore's code has it: ε is added to the square root of V before its bias is corrected.
      *
      * <pre>{@code

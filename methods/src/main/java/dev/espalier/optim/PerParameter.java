@@ -38,10 +38,9 @@ final class PerParameter implements Optimizer {
          * @param value changed in place, float32 or float64
          * @param gradient of the same type and shape, not to be changed
          * @param memory of this parameter, whose {@link Memory#step} counts this update already
-         * @param rate learning rate with the group's factor
-         * @param decay weight decay of the group
+         * @param group whose factor multiplies the learning rate, and whose weight decay applies
          */
-        void update(Tensor value, Tensor gradient, Memory memory, double rate, double decay);
+        void update(Tensor value, Tensor gradient, Memory memory, ParameterGroup group, double learningRate);
     }
 
     /** A tensor that is remembered. */
@@ -171,14 +170,7 @@ final class PerParameter implements Optimizer {
         Tensor value = one.parameter().tensor().detach();
         Tensor wide = value.to(wide(one.parameter()));
         one.memory().step++;
-        ParameterGroup group = one.group();
-        one.rule()
-                .update(
-                        wide,
-                        gradient.to(wide.dtype()),
-                        one.memory(),
-                        learningRate * group.lrFactor(),
-                        group.weightDecay());
+        one.rule().update(wide, gradient.to(wide.dtype()), one.memory(), one.group(), learningRate);
         if (wide != value) {
             value.copy_(wide);
         }
