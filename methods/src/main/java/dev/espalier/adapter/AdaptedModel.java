@@ -143,11 +143,13 @@ public final class AdaptedModel implements AutoCloseable {
                 name);
     }
 
-    private static <C> AdapterType.Made create(AdapterSpec<C> spec, List<Site> sites, Seed seed) {
+    private <C> AdapterType.Made create(AdapterSpec<C> spec, List<Site> sites, Seed seed) {
         if (spec.strict()) {
             spec.type().check(spec.config(), sites);
         }
-        return spec.type().create(spec.config(), sites, seed);
+        AdapterType.Made made = spec.type().create(spec.config(), sites, seed);
+        NetworkAdapter onNetwork = spec.type().createOn(network, spec.config(), seed);
+        return onNetwork == null ? made : new AdapterType.Made(made.adapters(), made.shared(), onNetwork);
     }
 
     private static <C> @Nullable Initializer initializer(AdapterSpec<C> spec) {
@@ -220,6 +222,14 @@ public final class AdaptedModel implements AutoCloseable {
                         adapter.name());
             }
         }
+        List<String> whole = wanted.stream()
+                .filter(a -> a.made().onNetwork() != null)
+                .map(Attached::name)
+                .toList();
+        check(
+                whole.size() <= 1,
+                "adapters %s each stand before all that the network reads; activate one of them",
+                whole);
         activate(wanted);
     }
 
@@ -255,9 +265,13 @@ public final class AdaptedModel implements AutoCloseable {
 
     /** Puts the active adapters on their layers, or takes all off. */
     private void substitute(boolean on) {
-        attached.values().forEach(a -> a.sites().forEach(site -> site.layer().substitute(null)));
+        attached.values().forEach(a -> {
+            a.sites().forEach(site -> site.layer().substitute(null));
+            a.onNetwork(network, false);
+        });
         if (on) {
             chains().forEach((layer, top) -> layer.substitute((x, self) -> top.forward(x)));
+            active.forEach(a -> a.onNetwork(network, true));
         }
     }
 
@@ -303,6 +317,10 @@ public final class AdaptedModel implements AutoCloseable {
     public List<Change> merge() {
         checkUnmerged("merge");
         check(!active.isEmpty(), "no adapter is active, so there is nothing to merge; activate one");
+        active.forEach(a -> check(
+                a.made().onNetwork() == null,
+                "%s stands before what the network reads and changes no weight, so it cannot be merged; leave it as it is",
+                a.name()));
         List<Change> changes = new ArrayList<>();
         Map<Layer, Base.Affine> results = new LinkedHashMap<>();
         try (Grad off = Grad.off();

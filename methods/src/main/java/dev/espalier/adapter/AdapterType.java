@@ -75,6 +75,15 @@ public interface AdapterType<C> extends Method {
      */
     Made create(C config, List<Site> sites, Seed seed);
 
+    /**
+     * What the method puts on the network as a whole, beside or instead of adapters of layers; null for nothing.
+     *
+     * @throws dev.espalier.EspalierException if the network has no place for it
+     */
+    default @Nullable NetworkAdapter createOn(Module network, C config, Seed seed) {
+        return null;
+    }
+
     /** Name of the {@link Initializer} that the settings ask for; empty if the adapter's own start will do. */
     default String initializer(C config) {
         return "";
@@ -134,12 +143,27 @@ public interface AdapterType<C> extends Method {
      *
      * @param adapters one a layer, by path
      * @param shared parameters that layers have in common, by name in the file after {@code base_model.}
+     * @param onNetwork what stands on the network as a whole, or null
      */
-    record Made(Map<String, Adapter> adapters, Map<String, Parameter> shared) {
+    record Made(
+            Map<String, Adapter> adapters,
+            Map<String, Parameter> shared,
+            @Nullable NetworkAdapter onNetwork) {
 
-        /** Every parameter by its key in the file: {@code base_model.model.<path>.<name>}, {@code base_model.<name>} if shared. */
+        /** Nothing. */
+        public static final Made NONE = new Made(Map.of(), Map.of());
+
+        /** Adapters of layers alone. */
+        public Made(Map<String, Adapter> adapters, Map<String, Parameter> shared) {
+            this(adapters, shared, null);
+        }
+
+        /** Every parameter by its key in the file: {@code base_model.model.<path>.<name>}, {@code base_model.<name>} if shared, {@code <name>} if on the network. */
         public Map<String, Parameter> parameters() {
             Map<String, Parameter> all = new LinkedHashMap<>();
+            if (onNetwork != null) {
+                all.putAll(onNetwork.parameters());
+            }
             shared.forEach((leaf, p) -> all.put("base_model." + leaf, p));
             adapters.forEach((path, adapter) -> adapter.parameters().forEach((leaf, p) -> all.put(key(path, leaf), p)));
             return all;

@@ -26,6 +26,8 @@ public final class Attached {
     /** What PEFT puts before a path of the network. */
     static final String PREFIX = "base_model.model.";
 
+    private static final String SHORT_PREFIX = "base_model."; // where PEFT wraps no layers
+
     private final String name;
     private AdapterSpec<?> spec;
     private PeftFolder.@Nullable Info info;
@@ -238,7 +240,7 @@ public final class Attached {
         network.namedParameters().forEach((path, place) -> {
             boolean kept = Targets.owner(spec.modulesToSave(), path) != null;
             if (kept || trained.contains(path)) {
-                Copy copy = copy(PREFIX + path, place, true);
+                Copy copy = copy(prefix() + path, place, true);
                 if (!kept) {
                     whole.put(path, copy);
                 }
@@ -247,8 +249,8 @@ public final class Attached {
         if (spec.ensureWeightTying()) { // PEFT writes what is tied once for each of its names
             network.namedParameters().forEach((path, place) -> {
                 if (copies.values().stream().anyMatch(copy -> copy.place == place)
-                        && !copies.containsKey(PREFIX + path)) {
-                    copy(PREFIX + path, place, true);
+                        && !copies.containsKey(prefix() + path)) {
+                    copy(prefix() + path, place, true);
                 }
             });
         }
@@ -280,6 +282,18 @@ public final class Attached {
 
     private <C> Set<String> trained(AdapterSpec<C> of, Module network) {
         return of.type().trained(of.config(), sites, network);
+    }
+
+    /** What PEFT puts before the path of a copy. */
+    private String prefix() {
+        return made.onNetwork() == null ? PREFIX : SHORT_PREFIX;
+    }
+
+    /** Puts what stands on the whole network there, or takes it off. */
+    void onNetwork(Module network, boolean on) {
+        if (made.onNetwork() != null) {
+            made.onNetwork().apply(network, on);
+        }
     }
 
     /** As PEFT names it: the bias of an adapted layer belongs to its base_layer. */
@@ -337,6 +351,9 @@ public final class Attached {
      * @return Frobenius norm of all changes of weights and copies together; NaN if a part of it is no weight
      */
     public double changeNorm() {
+        if (made.onNetwork() != null) {
+            return Double.NaN;
+        }
         double sum = 0;
         try (Grad off = Grad.off()) {
             for (Site site : sites) {
@@ -384,6 +401,9 @@ public final class Attached {
     void close() {
         made.adapters().values().forEach(Adapter::close);
         made.shared().values().forEach(p -> p.tensor().close());
+        if (made.onNetwork() != null) {
+            made.onNetwork().parameters().values().forEach(p -> p.tensor().close());
+        }
         copies.values().forEach(Copy::close);
         offsets.values().forEach(offset -> {
             offset.a().close();

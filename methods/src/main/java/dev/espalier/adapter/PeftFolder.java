@@ -126,6 +126,10 @@ public final class PeftFolder {
                 maxRank >= 0,
                 "the rank to export with must be at least 1, or 0 for the adapter's own, found %d",
                 maxRank);
+        check(
+                adapter.made().onNetwork() == null,
+                "%s stands before what the network reads and on none of its layers, so no LoRA does the same; keep it as it is",
+                adapter.name());
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             Map<String, LoraFactors> factors = new LinkedHashMap<>();

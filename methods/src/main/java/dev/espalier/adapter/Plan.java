@@ -23,7 +23,7 @@ public record Plan(List<Touched> layers, long networkParameters) {
      * One layer or module that would be touched.
      *
      * @param path its place in the network
-     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, {@code LayerNorm}, or {@code kept} for what trains beside the
+     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, {@code LayerNorm}, {@code prompt}, or {@code kept} for what trains beside the
      *     method
      * @param out width of the output, 0 where kept and where no weight of a layer trains
      * @param in width of the input, likewise
@@ -45,6 +45,13 @@ public record Plan(List<Touched> layers, long networkParameters) {
                     site.layer().outFeatures(),
                     site.layer().inFeatures(),
                     trained(Objects.requireNonNull(dry.at(site.path())))));
+        }
+        NetworkAdapter onNetwork = dry.made().onNetwork();
+        if (onNetwork != null) {
+            onNetwork
+                    .parameters()
+                    .forEach((name, p) -> layers.add(
+                            new Touched(name, "prompt", 0, 0, p.tensor().numel())));
         }
         Set<Parameter> seen = new HashSet<>(); // tied ones count once
         layers.addAll(whole(dry, network, seen));

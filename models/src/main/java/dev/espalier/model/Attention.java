@@ -49,11 +49,11 @@ final class Attention {
     }
 
     /** Every token sees every real token. */
-    static Attention bidirectional(Input in, DType dtype) {
+    static Attention bidirectional(Input in, Ahead ahead, DType dtype) {
         if (in.segmentIds() != null) {
             return new Attention(false, null, runs(in.segmentIds()), Long.MAX_VALUE);
         }
-        Tensor real = in.attentionMask();
+        Tensor real = ahead.mask(in);
         if (real == null || real.ne(0).all()) {
             return new Attention(false, null, List.of(), Long.MAX_VALUE);
         }
@@ -65,9 +65,9 @@ final class Attention {
      *
      * @param window how many of them, itself included; 0: all
      */
-    static Attention causal(Input in, int window, DType dtype) {
-        long tokens = in.tokens();
-        long cached = in.cached();
+    static Attention causal(Input in, Ahead ahead, int window, DType dtype) {
+        long tokens = ahead.queries() + in.tokens();
+        long cached = ahead.ready() + in.cached();
         long seen = cached + tokens;
         boolean windowed = window > 0 && seen > window;
         Device device = in.inputIds().device();
@@ -77,7 +77,7 @@ final class Attention {
             Tensor band = windowed && longest > window ? band(0, longest, window, device) : null;
             return new Attention(band == null, band == null ? null : additive(band, dtype), runs, Long.MAX_VALUE);
         }
-        Tensor real = in.attentionMask();
+        Tensor real = ahead.mask(in);
         boolean padded = real != null && !paddedOnTheRight(real);
         if (!padded && tokens == 1) {
             return new Attention(false, null, List.of(), windowed ? window : Long.MAX_VALUE);

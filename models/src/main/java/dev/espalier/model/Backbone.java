@@ -9,6 +9,7 @@ import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -46,18 +47,48 @@ public abstract class Backbone extends Module {
         final Attention attention;
         final Attention windowed; // for layers with a sliding window
         final Rope.@Nullable Table rope;
-        final @Nullable KvCache cache;
+        private final @Nullable KvCache cache;
+        private final Ahead ahead;
 
-        Context(Attention attention, Attention windowed, Rope.@Nullable Table rope, @Nullable KvCache cache) {
+        Context(
+                Attention attention,
+                Attention windowed,
+                Rope.@Nullable Table rope,
+                @Nullable KvCache cache,
+                Ahead ahead) {
             this.attention = attention;
             this.windowed = windowed;
             this.rope = rope;
             this.cache = cache;
+            this.ahead = ahead;
+        }
+
+        /** A layer's keys and values [B, T, K, E], behind those of a prompt and of a cache: all that attention sees. */
+        KvCache.Seen seen(int layer, Tensor keys, Tensor values) {
+            KvCache.Seen seen = ahead.keyValues(layer, keys, values);
+            return cache == null ? seen : cache.add(layer, seen.keys(), seen.values());
         }
     }
 
+    private @Nullable Supplier<? extends Prompt> prompt;
+
     /** For the families. */
     Backbone() {}
+
+    /** Puts something before all that the network reads, or with null nothing. It is asked for anew at each forward. */
+    public final void prompt(@Nullable Supplier<? extends Prompt> other) {
+        prompt = other;
+    }
+
+    /** Where the prompt stands in a forward. */
+    final Ahead ahead(Input in) {
+        return Ahead.of(prompt == null ? null : prompt.get(), in);
+    }
+
+    /** Places that the prompt takes before a sequence. */
+    final long promptLength() {
+        return prompt == null ? 0 : prompt.get().length();
+    }
 
     /** The configuration it was built by. */
     public abstract ModelConfig config();
@@ -92,6 +123,20 @@ public abstract class Backbone extends Module {
 
     /** Hidden states [B, T, D]; at padding they mean nothing. */
     public final Tensor forward(Input in) {
+        Tensor all = whole(in);
+        long before = all.size(1) - in.tokens();
+        if (before == 0) {
+            return all;
+        }
+        try (Scope scope = Scope.open()) {
+            Tensor own = scope.promote(all.narrow(1, before, in.tokens()).contiguous());
+            all.close();
+            return own;
+        }
+    }
+
+    /** Hidden states [B, n + T, D], with those of a prompt that ran through the network in front. */
+    final Tensor whole(Input in) {
         checkLength(in);
         try (Scope scope = Scope.open()) {
             Context context = context(in);
@@ -102,7 +147,7 @@ public abstract class Backbone extends Module {
                 x = next;
             }
             if (in.cache() != null) {
-                in.cache().advance(in.tokens());
+                in.cache().advance(in.tokens(), promptLength());
             }
             return scope.promote(finish(x));
         }
@@ -112,7 +157,7 @@ public abstract class Backbone extends Module {
         ModelConfig config = config();
         check(in.tokens() > 0 && in.batch() > 0, "there are no tokens to run the model on");
         if (config.positionsAreTable()) {
-            long longest = in.cached() + in.tokens();
+            long longest = promptLength() + in.cached() + in.tokens();
             check(
                     longest <= config.maxTokens() || in.segmentIds() != null,
                     "the model has %d positions and was given %d tokens; shorten the text",
@@ -121,8 +166,12 @@ public abstract class Backbone extends Module {
         }
     }
 
-    /** Places of tokens in their own sequences, from 0, padding not counted: int64 [B or 1, T]. */
-    static Tensor positions(Input in) {
+    /** Places of tokens in their own sequences, from 0 or behind a prompt, padding not counted: int64 [B or 1, T]. */
+    static Tensor positions(Input in, Ahead ahead) {
+        return ahead.positions(ofTokens(in));
+    }
+
+    private static Tensor ofTokens(Input in) {
         if (in.positionIds() != null) {
             return in.positionIds();
         } else if (in.segmentIds() != null) {

@@ -146,41 +146,49 @@ public final class Bert extends Backbone {
             dropout = child("dropout", new Dropout(c.hiddenDropout()));
         }
 
-        Tensor forward(Input in) {
+        Tensor forward(Input in, Ahead ahead) {
             Tensor type = in.tokenTypeIds() == null
                     ? Tensor.zeros(DType.INT64, 1, 1).to(in.inputIds().device())
-                    : in.tokenTypeIds();
-            Tensor sum = words.forward(in.inputIds())
+                    : ahead.zeros(in.tokenTypeIds());
+            Tensor place = config.family() == Family.BERT ? bertPositions(in, ahead) : robertaPositions(in, ahead);
+            Tensor sum = ahead.words(words.forward(in.inputIds()))
                     .add(types.forward(type))
-                    .add(positions.forward(config.family() == Family.BERT ? bertPositions(in) : robertaPositions(in)));
+                    .add(positions.forward(place));
             return dropout.forward(norm.forward(sum)); // [B, T, D]
         }
 
         /** 0, 1, 2, .. over padding too, unless given or packed. */
-        private static Tensor bertPositions(Input in) {
+        private static Tensor bertPositions(Input in, Ahead ahead) {
             return in.positionIds() != null || in.segmentIds() != null
-                    ? Backbone.positions(in)
-                    : Tensor.arange(in.tokens()).to(in.inputIds().device()).unsqueeze(0);
+                    ? Backbone.positions(in, ahead)
+                    : ahead.positions(Tensor.arange(in.tokens())
+                            .to(in.inputIds().device())
+                            .unsqueeze(0));
         }
 
         /** From pad_token_id + 1 over real tokens; padding has the position pad_token_id. */
-        private Tensor robertaPositions(Input in) {
+        private Tensor robertaPositions(Input in, Ahead ahead) {
             int pad = requireNonNull(config.padTokenId());
             Tensor first = Tensor.of(new long[] {pad + 1}, 1).to(in.inputIds().device());
-            Tensor places = Backbone.positions(in).add(first); // [B or 1, T]
-            Tensor mask = in.attentionMask();
-            return mask == null ? places : places.maskedFill(mask.eq(0), pad);
+            Tensor places = Backbone.positions(in, ahead).add(first); // [B or 1, T]
+            Tensor mask = ahead.mask(in);
+            return mask == null
+                    ? places
+                    : places.maskedFill(
+                            mask.narrow(1, ahead.ready(), places.size(1)).eq(0), pad);
         }
     }
 
     private static final class SelfAttention extends Module {
         private final Config config;
+        private final int layer;
         private final Linear query; // [D, D]
         private final Linear key; // [D, D]
         private final Linear value; // [D, D]
 
-        SelfAttention(Config c, DType dtype) {
+        SelfAttention(Config c, int layer, DType dtype) {
             config = c;
+            this.layer = layer;
             query = child("query", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
             key = child("key", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
             value = child("value", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
@@ -189,11 +197,10 @@ public final class Bert extends Backbone {
         Tensor forward(Tensor x, Context context) {
             int width = config.hiddenSize() / config.numAttentionHeads(); // E
             Tensor q = heads(query.forward(x), width); // [B, T, H, E]
-            Tensor k = heads(key.forward(x), width);
-            Tensor v = heads(value.forward(x), width);
+            KvCache.Seen seen = context.seen(layer, heads(key.forward(x), width), heads(value.forward(x), width));
             double dropout = isTraining() ? config.attentionDropout() : 0;
             return context.attention
-                    .apply(q, k, v, 1 / Math.sqrt(width), dropout)
+                    .apply(q, seen.keys(), seen.values(), 1 / Math.sqrt(width), dropout)
                     .to(x.dtype());
         }
 
@@ -226,8 +233,8 @@ public final class Bert extends Backbone {
         private final Output output;
         private final Activation activation;
 
-        EncoderLayer(Config c, DType dtype) {
-            attention = child("attention.self", new SelfAttention(c, dtype));
+        EncoderLayer(Config c, int layer, DType dtype) {
+            attention = child("attention.self", new SelfAttention(c, layer, dtype));
             attentionOutput = child("attention.output", new Output(c, c.hiddenSize(), dtype));
             intermediate = child("intermediate.dense", new Linear(c.hiddenSize(), c.intermediateSize(), true, dtype));
             output = child("output", new Output(c, c.intermediateSize(), dtype));
@@ -250,7 +257,7 @@ public final class Bert extends Backbone {
         this.config = config;
         embeddings = child("embeddings", new Embeddings(config, dtype));
         for (int i = 0; i < config.numHiddenLayers(); i++) {
-            layers.add(child("encoder.layer." + i, new EncoderLayer(config, dtype)));
+            layers.add(child("encoder.layer." + i, new EncoderLayer(config, i, dtype)));
         }
         pooler = withPooler
                 ? child("pooler.dense", new Linear(config.hiddenSize(), config.hiddenSize(), true, dtype))
@@ -275,14 +282,15 @@ public final class Bert extends Backbone {
     @Override
     public Context context(Input in) {
         check(in.cache() == null, "this model reads in both directions and has no use for a cache");
+        Ahead ahead = ahead(in);
         Attention attention = Attention.bidirectional(
-                in, Attention.computedIn(dtype(), in.inputIds().device()));
-        return new Context(attention, attention, null, null);
+                in, ahead, Attention.computedIn(dtype(), in.inputIds().device()));
+        return new Context(attention, attention, null, null, ahead);
     }
 
     @Override
     public Tensor embed(Input in) {
-        return embeddings.forward(in);
+        return embeddings.forward(in, ahead(in));
     }
 
     @Override

@@ -12,7 +12,12 @@ import java.util.List;
 /** From hidden states to one row of logits a sequence; keys stand at the top of the checkpoint. */
 abstract sealed class ClassificationHead extends Module {
 
-    /** @return [B, outputs] for hidden [B, T, D] */
+    /**
+     * Logits of each row.
+     *
+     * @param hidden [B, n + T, D], the n places of a prompt in front: Hugging Face's heads that read the first place read it there
+     * @return [B, outputs]
+     */
     abstract Tensor forward(Tensor hidden, Input in);
 
     /** All layers. */
@@ -28,7 +33,8 @@ abstract sealed class ClassificationHead extends Module {
 
         @Override
         Tensor forward(Tensor hidden, Input in) {
-            return score.forward(hidden.flatten(0, 1).indexSelect(0, lastTokens(in)));
+            Tensor own = hidden.narrow(1, hidden.size(1) - in.tokens(), in.tokens());
+            return score.forward(own.flatten(0, 1).indexSelect(0, lastTokens(in)));
         }
 
         /** Where each row's last real token stands among all B·T. */

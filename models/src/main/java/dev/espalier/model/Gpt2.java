@@ -128,17 +128,11 @@ public final class Gpt2 extends Backbone {
                     .to(Attention.computedIn(x.dtype(), x.device()))
                     .view(x.size(0), x.size(1), 3L * config.numAttentionHeads(), width)
                     .split(config.numAttentionHeads(), 2); // three of [B, T, H, E]
-            Tensor keys = parts.get(1);
-            Tensor values = parts.get(2);
-            if (context.cache != null) {
-                KvCache.Seen seen = context.cache.add(layer, keys, values); // [B, S, H, E]
-                keys = seen.keys();
-                values = seen.values();
-            }
+            KvCache.Seen seen = context.seen(layer, parts.get(1), parts.get(2)); // [B, S, H, E]
             double scale =
                     (config.scaleAttention() ? 1 / Math.sqrt(width) : 1) / (config.scaleByLayer() ? layer + 1 : 1);
             double drop = isTraining() ? config.attentionDropout() : 0;
-            Tensor attended = context.attention.apply(parts.get(0), keys, values, scale, drop);
+            Tensor attended = context.attention.apply(parts.get(0), seen.keys(), seen.values(), scale, drop);
             return dropout.forward(projection.forward(attended.to(x.dtype()))); // [B, T, D]
         }
     }
@@ -216,14 +210,17 @@ public final class Gpt2 extends Backbone {
 
     @Override
     public Context context(Input in) {
+        Ahead ahead = ahead(in);
         Attention attention = Attention.causal(
-                in, 0, Attention.computedIn(dtype(), in.inputIds().device()));
-        return new Context(attention, attention, null, in.cache());
+                in, ahead, 0, Attention.computedIn(dtype(), in.inputIds().device()));
+        return new Context(attention, attention, null, in.cache(), ahead);
     }
 
     @Override
     public Tensor embed(Input in) {
-        return dropout.forward(tokens.forward(in.inputIds()).add(positions.forward(positions(in))));
+        Ahead ahead = ahead(in);
+        Tensor words = ahead.words(tokens.forward(in.inputIds()));
+        return dropout.forward(words.add(positions.forward(positions(in, ahead))));
     }
 
     @Override

@@ -29,6 +29,7 @@ public final class KvCache implements AutoCloseable {
     private final long firstRoom;
     private final List<Entry> layers = new ArrayList<>();
     private long length;
+    private long ahead; // places of a prompt, which come first
 
     /** An empty cache with room for 256 tokens at first. */
     public KvCache() {
@@ -48,7 +49,7 @@ public final class KvCache implements AutoCloseable {
     /** Adds T tokens' keys and values [B, T, K, E] of one layer; answers with all since the first. */
     Seen add(int layer, Tensor keys, Tensor values) {
         long tokens = keys.size(1);
-        long needed = length + tokens;
+        long needed = ahead + length + tokens;
         if (layer == layers.size()) {
             long room = Math.max(firstRoom, needed);
             layers.add(new Entry(roomFor(keys, room), roomFor(values, room)));
@@ -59,19 +60,25 @@ public final class KvCache implements AutoCloseable {
             entry.keys = grow(entry.keys, room);
             entry.values = grow(entry.values, room);
         }
-        entry.keys.narrow(1, length, tokens).copy_(keys);
-        entry.values.narrow(1, length, tokens).copy_(values);
+        entry.keys.narrow(1, ahead + length, tokens).copy_(keys);
+        entry.values.narrow(1, ahead + length, tokens).copy_(values);
         return new Seen(entry.keys.narrow(1, 0, needed), entry.values.narrow(1, 0, needed));
     }
 
-    /** Counts the tokens that all layers have added. */
-    void advance(long tokens) {
+    /** Counts the tokens that all layers have added, and the places of a prompt that came with the first of them. */
+    void advance(long tokens, long prompt) {
         length += tokens;
+        ahead = prompt;
+    }
+
+    /** Places of the prompt that the first tokens came with. */
+    long ahead() {
+        return ahead;
     }
 
     private Tensor grow(Tensor full, long room) {
         Tensor larger = roomFor(full, room);
-        larger.narrow(1, 0, length).copy_(full.narrow(1, 0, length));
+        larger.narrow(1, 0, ahead + length).copy_(full.narrow(1, 0, ahead + length));
         full.close();
         return larger;
     }
@@ -90,5 +97,6 @@ public final class KvCache implements AutoCloseable {
         }
         layers.clear();
         length = 0;
+        ahead = 0;
     }
 }

@@ -196,16 +196,13 @@ public final class Llama extends Backbone {
             Tensor queries = rope.apply(heads(q.forward(x), qNorm)); // [B, T, H, E]
             Tensor keys = rope.apply(heads(k.forward(x), kNorm)); // [B, T, K, E]
             Tensor values = heads(v.forward(x), null); // [B, T, K, E]
-            if (context.cache != null) {
-                KvCache.Seen seen = context.cache.add(layer, keys, values); // [B, S, K, E]
-                keys = seen.keys();
-                values = seen.values();
-            }
+            KvCache.Seen seen = context.seen(layer, keys, values); // [B, S, K, E]
             Attention attention = config.windows().get(layer) > 0 ? context.windowed : context.attention;
             double dropout = isTraining() ? config.attentionDropout() : 0;
             double scale = 1 / Math.sqrt(config.headDim());
-            return o.forward(
-                    attention.apply(queries, keys, values, scale, dropout).to(x.dtype())); // [B, T, D]
+            return o.forward(attention
+                    .apply(queries, seen.keys(), seen.values(), scale, dropout)
+                    .to(x.dtype())); // [B, T, D]
         }
 
         /** [B, T, heads·E] as [B, T, heads, E] in the type attention is computed in. */
@@ -289,15 +286,16 @@ public final class Llama extends Backbone {
     public Context context(Input in) {
         DType dtype = Attention.computedIn(dtype(), in.inputIds().device());
         int window = Collections.max(config.windows());
-        Attention all = Attention.causal(in, 0, dtype);
-        Attention windowed = window == 0 ? all : Attention.causal(in, window, dtype);
-        return new Context(
-                all, windowed, rope.table(positions(in), dtype, in.inputIds().device()), in.cache());
+        Ahead ahead = ahead(in);
+        Attention all = Attention.causal(in, ahead, 0, dtype);
+        Attention windowed = window == 0 ? all : Attention.causal(in, ahead, window, dtype);
+        Rope.Table table = rope.table(positions(in, ahead), dtype, in.inputIds().device());
+        return new Context(all, windowed, table, in.cache(), ahead);
     }
 
     @Override
     public Tensor embed(Input in) {
-        return tokens.forward(in.inputIds());
+        return ahead(in).words(tokens.forward(in.inputIds()));
     }
 
     @Override

@@ -26,6 +26,16 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
     /** Number of query heads. */
     int numAttentionHeads();
 
+    /** Number of key heads, a divisor of the query heads. */
+    default int numKeyValueHeads() {
+        return numAttentionHeads();
+    }
+
+    /** Width of a head. */
+    default int headDim() {
+        return hiddenSize() / numAttentionHeads();
+    }
+
     /** {@code max_position_embeddings}: positions the model was made for. */
     int maxPositionEmbeddings();
 

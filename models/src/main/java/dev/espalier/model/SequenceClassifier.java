@@ -25,7 +25,7 @@ public final class SequenceClassifier extends Model {
     public Tensor forward(Input in) {
         ClassificationHead.refusePacking(in);
         try (Scope scope = Scope.open()) {
-            return scope.promote(head.forward(backbone().forward(in), in));
+            return scope.promote(head.forward(backbone().whole(in), in));
         }
     }
 

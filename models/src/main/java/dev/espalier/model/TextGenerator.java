@@ -87,8 +87,9 @@ public final class TextGenerator {
             rows.add(new Row(prompts.get(i), new Sampler(config, seed.at(i))));
         }
         int positions = model.config().positionsAreTable() ? model.config().maxTokens() : Integer.MAX_VALUE;
-        int limit = Math.min(config.maxNewTokens(), positions - longest);
-        check(limit > 0, "the prompt of %d tokens leaves none of the model's %d positions free", longest, positions);
+        long taken = longest + model.backbone().promptLength();
+        int limit = (int) Math.min(config.maxNewTokens(), positions - taken);
+        check(limit > 0, "the prompt of %d tokens leaves none of the model's %d positions free", taken, positions);
         boolean training = model.isTraining();
         model.train(false); // dropout has no place here
         try (Grad off = Grad.off();
