@@ -872,6 +872,11 @@ public final class Tensor implements AutoCloseable {
         return op("index_select", () -> handle.index_select(dim, index.handle), index);
     }
 
+    /** The same with {@code source} added where the int64 {@code index} says along a dimension; places may repeat. */
+    public Tensor indexAdd(int dim, Tensor index, Tensor source) {
+        return op("index_add", () -> torch.index_add(handle, dim, index.handle, source.handle), index, source);
+    }
+
     /** For each place of {@code index}, the entry that it names along a dimension. */
     public Tensor gather(int dim, Tensor index) {
         return op("gather", () -> handle.gather(dim, index.handle), index);

@@ -19,7 +19,9 @@ public record Schedule(Curve curve, long warmupSteps, double warmupRatio) {
         /** Straight down to zero. */
         LINEAR,
         /** Half a cosine down to zero. */
-        COSINE
+        COSINE,
+        /** Half a cosine down to a tenth. */
+        COSINE_TO_TENTH
     }
 
     /** Linear without warm-up, the default of Hugging Face's trainer. */
@@ -60,6 +62,7 @@ public record Schedule(Curve curve, long warmupSteps, double warmupRatio) {
             case CONSTANT -> 1;
             case LINEAR -> Math.max(0, 1 - progress);
             case COSINE -> Math.max(0, 0.5 * (1 + Math.cos(Math.PI * progress)));
+            case COSINE_TO_TENTH -> 0.1 + 0.45 * (1 + Math.cos(Math.PI * progress));
         };
     }
 }
