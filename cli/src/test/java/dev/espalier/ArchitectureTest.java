@@ -42,7 +42,18 @@ class ArchitectureTest {
                 .layer("training")
                 .definedBy("..train..", "..task..")
                 .layer("methods")
-                .definedBy("..adapter..", "..init..", "..optim..", "..federated..", "..unlearn..")
+                .definedBy(
+                        "..adapter..",
+                        "..init..",
+                        "..rank..",
+                        "..optim..",
+                        "..loss..",
+                        "..compress..",
+                        "..merge..",
+                        "..federated..",
+                        "..unlearn..",
+                        "..diagnose..",
+                        "..testtime..")
                 .layer("recipes")
                 .definedBy("..recipe..")
                 .layer("cli")

@@ -37,7 +37,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
             MethodsCommand.class,
             DoctorCommand.class,
             ProbeCommand.class,
-            FederateCommand.class
+            FederateCommand.class,
+            UnlearnCommand.class
         },
         footer = {
             "",

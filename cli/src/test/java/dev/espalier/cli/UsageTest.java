@@ -27,7 +27,8 @@ class UsageTest {
                 "methods",
                 "doctor",
                 "probe",
-                "federate"
+                "federate",
+                "unlearn"
             })
     void everyCommandShowsAnExampleInItsHelp(String command) {
         Cli.Result result = Cli.run(command, "--help");
@@ -40,7 +41,7 @@ class UsageTest {
         Cli.Result result = Cli.run("--help");
         assertThat(result.code()).isZero();
         Map<String, CommandLine> commands = Main.commandLine().getSubcommands();
-        assertThat(commands).hasSize(14);
+        assertThat(commands).hasSize(15);
         assertThat(result.out()).contains(commands.keySet()).contains("Start with:  espalier quickstart");
     }
 

@@ -30,6 +30,16 @@ public interface Calibration {
      */
     Tensor loss(long batch);
 
+    /** What the loss of a batch is a mean over: target tokens, rows. */
+    default double units(long batch) {
+        return 1;
+    }
+
+    /** Data whose knowledge is to stay, where the task tells them from what is to be forgotten: these are then the latter. */
+    default Calibration retained() {
+        return NONE;
+    }
+
     /**
      * Stops if there is no data.
      *

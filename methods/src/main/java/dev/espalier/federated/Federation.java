@@ -335,7 +335,8 @@ public final class Federation {
         List<Encoding> drawn = client.sampling.draw(client.data, at);
         for (int from = 0; from < drawn.size(); from += config.physicalBatch) {
             try (Scope scope = Scope.open()) {
-                Batch batch = batch(drawn.subList(from, Math.min(drawn.size(), from + config.physicalBatch)));
+                List<Encoding> rows = drawn.subList(from, Math.min(drawn.size(), from + config.physicalBatch));
+                Batch batch = Collator.batch(rows, padId);
                 PerSampleGradients.Taken own = taken.of(task, batch);
                 own.addClipped(config.clip, sums);
                 note(batch, own.loss(), seen);
@@ -355,11 +356,6 @@ public final class Federation {
             loss.div(units).backward();
             Parameters.normAndClip(trained.values(), config.clip);
         }
-    }
-
-    private Batch batch(List<Encoding> rows) {
-        Collator.Options asGiven = new Collator.Options(rows.size(), padId, Collator.Side.RIGHT, false, 0);
-        return new Collator(rows, asGiven, seed).batch(Collator.Cursor.START);
     }
 
     private void note(Batch batch, double loss, double[] seen) {

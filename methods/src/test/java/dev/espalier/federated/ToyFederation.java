@@ -162,8 +162,7 @@ final class ToyFederation {
     }
 
     static Batch batch(List<Encoding> rows) {
-        return new Collator(rows, new Collator.Options(rows.size(), 0, Collator.Side.RIGHT, false, 0), new Seed(0))
-                .batch(Collator.Cursor.START);
+        return Collator.batch(rows, 0);
     }
 
     double accuracy(List<Encoding> on) {

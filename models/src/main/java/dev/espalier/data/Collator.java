@@ -110,6 +110,12 @@ public final class Collator {
         }
     }
 
+    /** A batch of these encodings, one a row in their order, padded on the right. */
+    public static Batch batch(List<Encoding> rows, int padId) {
+        return new Collator(rows, new Options(rows.size(), padId, Side.RIGHT, false, 0), new Seed(0))
+                .batch(Cursor.START);
+    }
+
     /** The number of batches of an epoch; packed epochs may differ by a few. */
     public int batches(int epoch) {
         return plan(epoch).length;

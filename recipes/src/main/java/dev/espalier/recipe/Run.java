@@ -33,9 +33,11 @@ import dev.espalier.task.Evaluation;
 import dev.espalier.task.RegressionTask;
 import dev.espalier.task.Task;
 import dev.espalier.tensor.Device;
+import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.text.ChatTemplate;
+import dev.espalier.train.Callback;
 import dev.espalier.train.LogProgress;
 import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
@@ -52,6 +54,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.Function;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -97,6 +100,8 @@ public final class Run implements AutoCloseable {
     private final Encodings train;
     private final @Nullable Encodings validation;
     private final @Nullable Encodings test;
+    private final @Nullable Dataset forgotten; // what is to be forgotten; then the rest is to be retained
+    private final @Nullable Encodings forget;
     private final Task task;
     private volatile @Nullable Trainer trainer;
     private volatile boolean stop;
@@ -121,6 +126,8 @@ public final class Run implements AutoCloseable {
         train = encoder.encode(splits.train());
         validation = encode(splits.validation());
         test = encode(splits.test());
+        forgotten = spec.forget() == null ? null : spec.read(spec.forget());
+        forget = encode(forgotten);
         adapted = new AdaptedModel(pretrained.model(), pretrained.model().heads());
         task = task(spec);
     }
@@ -220,7 +227,11 @@ public final class Run implements AutoCloseable {
 
     /** The training data, for methods that look at the network before it trains. */
     private Calibration calibration() {
-        Collator batches = collator(train.items(), true);
+        Calibration data = calibration(collator(train.items(), true), Calibration.NONE);
+        return forget == null ? data : calibration(collator(forget.items(), true), data);
+    }
+
+    private Calibration calibration(Collator batches, Calibration retained) {
         return new Calibration() {
             @Override
             public long batches() {
@@ -229,10 +240,26 @@ public final class Run implements AutoCloseable {
 
             @Override
             public Tensor loss(long batch) {
-                Batch data = batches.batch(new Collator.Cursor(0, (int) (batch % batches())));
+                Batch data = at(batch);
                 double units = task.units(data);
                 Tensor sum = task.forward(data).loss();
                 return units == 0 ? sum : sum.div(units); // nothing to learn in it: 0
+            }
+
+            @Override
+            public double units(long batch) {
+                try (Scope scope = Scope.open()) {
+                    return task.units(at(batch));
+                }
+            }
+
+            @Override
+            public Calibration retained() {
+                return retained;
+            }
+
+            private Batch at(long batch) {
+                return batches.batch(new Collator.Cursor(0, (int) (batch % batches())));
             }
         };
     }
@@ -364,12 +391,26 @@ public final class Run implements AutoCloseable {
         Map<String, String> hashes = new LinkedHashMap<>();
         hashes.put("data", splits.train().sha256());
         hashes.put("base", pretrained.origin().sha256());
+        if (forgotten != null) {
+            hashes.put("forgotten data", forgotten.sha256());
+        }
         return hashes;
     }
 
-    /** Training data in batches. */
+    /** What is to be forgotten, or null. */
+    @Nullable
+    Encodings forget() {
+        return forget;
+    }
+
+    /** Training data in batches: what a step works on. */
     Collator collator() {
-        return collator(train.items(), true);
+        return collator(forget == null ? train.items() : forget.items(), true);
+    }
+
+    /** How the model as it stands does on examples. */
+    Map<String, Double> measure(Encodings encodings) {
+        return Evaluation.run(task, collator(encodings.items(), false)).metrics();
     }
 
     private Collator collator(List<Encoding> encodings, boolean training) {
@@ -424,11 +465,17 @@ public final class Run implements AutoCloseable {
      * @throws EspalierException if {@code out} holds something already and the run is not resumed, or training fails
      */
     public Result train(boolean resume, ProgressListener progress) {
+        return train(resume, progress, setting -> task);
+    }
+
+    /** Trains for a task that is made of the training; one that is a callback too takes part as such. */
+    Result train(boolean resume, ProgressListener progress, Function<Setting, Task> made) {
         Path out = recipe.requireOut();
         checkFree(out, resume);
         Setting setting = setting();
         TrainConfig config = config(setting);
-        Trainer.Builder builder = Trainer.builder(task, collator())
+        Task learnt = made.apply(setting);
+        Trainer.Builder builder = Trainer.builder(learnt, collator())
                 .config(config)
                 .progress(progress)
                 .out(out)
@@ -438,6 +485,9 @@ public final class Run implements AutoCloseable {
         if (validation != null) {
             builder.validation(collator(validation.items(), false));
         }
+        if (learnt instanceof Callback callback) {
+            builder.callback(callback);
+        }
         AdapterType.Parts parts = setting.adapter().parts(setting.seed());
         builder.groups(groups(config, parts));
         parts.callbacks().forEach(builder::callback);
@@ -446,12 +496,12 @@ public final class Run implements AutoCloseable {
         if (recipe.train().sampler() != null) {
             builder.callback(recipe.train().sampler().create(setting));
         }
-        try (Trainer made = builder.build()) {
-            trainer = made;
+        try (Trainer built = builder.build()) {
+            trainer = built;
             if (stop) {
-                made.requestStop();
+                built.requestStop();
             }
-            TrainResult training = made.train();
+            TrainResult training = built.train();
             if (training.status() == TrainResult.Status.INTERRUPTED) {
                 return new Result(training, training.metrics(), null);
             }

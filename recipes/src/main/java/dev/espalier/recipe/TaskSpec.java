@@ -18,7 +18,7 @@ import org.jspecify.annotations.Nullable;
  * What is learnt, and from which data: the {@code task} of a recipe.
  *
  * @param type kind of task
- * @param data a file, or a folder of one or several splits
+ * @param data a file, or a folder of one or several splits; beside {@code forget} called {@code retain}
  * @param columns which column plays which part, such as {@code {text: body, label: queue}}; parts left out are found
  * @param heldOut share of the examples kept aside to judge by, in [0, 1); 0 for none. Not used where the data come with a
  *     validation or test split, or with {@code heldOutData}
@@ -33,6 +33,7 @@ import org.jspecify.annotations.Nullable;
  * @param labelSmoothing in [0, 1)
  * @param balanced whether classes count in inverse proportion to their number
  * @param classWeights how much classes count, by name; those left out count 1
+ * @param forget a file of what is to be forgotten, or null: for unlearning, where {@code data} is what is to be retained
  */
 public record TaskSpec(
         Type type,
@@ -49,7 +50,8 @@ public record TaskSpec(
         Map<String, Object> templateVariables,
         double labelSmoothing,
         boolean balanced,
-        Map<String, Double> classWeights) {
+        Map<String, Double> classWeights,
+        @Nullable Path forget) {
 
     /** Kinds of task. */
     public enum Type {
@@ -116,9 +118,10 @@ public record TaskSpec(
         Object held = f.any("heldOut");
         boolean balanced = "balanced".equals(f.any("classWeights"));
         String template = f.orNull("template", Fields::string);
+        String forget = f.orNull("forget", Fields::string);
         return new TaskSpec(
                 type,
-                Path.of(f.string("data")),
+                Path.of(f.string(forget == null ? "data" : "retain")),
                 f.stringMap("columns", Map.of()),
                 held instanceof String ? 0 : f.number("heldOut", DEFAULT_HELD_OUT),
                 held instanceof String file ? Path.of(file) : null,
@@ -131,7 +134,8 @@ public record TaskSpec(
                 f.map("templateVariables", Map.of()),
                 f.number("labelSmoothing", 0),
                 balanced,
-                balanced ? Map.of() : f.numberMap("classWeights", Map.of()));
+                balanced ? Map.of() : f.numberMap("classWeights", Map.of()),
+                forget == null ? null : Path.of(forget));
     }
 
     /** Which rows the task can use; null where several shapes will do. */
@@ -154,7 +158,11 @@ public record TaskSpec(
      * @return training data, and validation data or null; a test split where the folder has one
      */
     public Splits split(Seed seed) {
-        check(Files.exists(data), "task.data: %s does not exist; check the path", data);
+        check(
+                Files.exists(data),
+                "task.%s: %s does not exist; check the path",
+                forget == null ? "data" : "retain",
+                data);
         Splits splits = Splits.read(data, options());
         if (heldOutData != null) {
             return new Splits(splits.train(), read(heldOutData), splits.test());
