@@ -1111,6 +1111,16 @@ public final class Tensor implements AutoCloseable {
         return pair("linalg_eigh", () -> torch.linalg_eigh(handle));
     }
 
+    /** Discrete Fourier transform over the last dimension; the result is complex. */
+    public Tensor fft() {
+        return op("fft_fft", () -> torch.fft_fft(handle));
+    }
+
+    /** The imaginary parts of complex elements. */
+    public Tensor imag() {
+        return op("imag", () -> torch.imag(handle));
+    }
+
     /** Inverse discrete Fourier transform over the last two dimensions, divided by their size; the result is complex. */
     public Tensor ifft2() {
         return op("fft_ifft2", () -> torch.fft_ifft2(handle));

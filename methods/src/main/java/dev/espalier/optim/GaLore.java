@@ -2,7 +2,6 @@ package dev.espalier.optim;
 
 import static dev.espalier.Check.check;
 
-import dev.espalier.adapter.AdapterType;
 import dev.espalier.adapter.Method;
 import dev.espalier.adapter.OptimizerMethod;
 import dev.espalier.adapter.Setting;
@@ -104,24 +103,13 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
 
     @Override
     public @Nullable String objection(Method other) {
-        return other instanceof AdapterType<?> type && !type.trainsWeights()
-                ? "GaLore projects gradients of whole weights, and %s trains none; use the adapter full, or another optimizer"
-                        .formatted(other.name())
-                : null;
+        return Matrices.objection("GaLore", other);
     }
 
     @Override
     public Optimizer.Config create(Config config, Setting setting) {
-        Map<String, long[]> matrices = Matrices.ofBlocks(setting, "galore");
-        matrices.forEach((name, shape) -> check(
-                config.rank() <= Math.min(shape[0], shape[1]),
-                "galore: rank is %d, above the smaller side of %s [%d, %d]; try %d",
-                config.rank(),
-                name,
-                shape[0],
-                shape[1],
-                Math.max(1, Math.min(shape[0], shape[1]) / 4)));
-        return new Bound(config, matrices.keySet());
+        return new Bound(
+                config, Matrices.ofBlocks(setting, name(), config.rank()).keySet());
     }
 
     /** Settings with the matrices that they are for, by name. */

@@ -92,11 +92,33 @@ final class PerParameter implements Optimizer {
         }
     }
 
+    /** What rules hold in common, freed with the optimiser. */
+    interface Shared extends AutoCloseable {
+
+        /** Nothing. */
+        Shared NONE = new Shared() {
+            @Override
+            public long bytes() {
+                return 0;
+            }
+
+            @Override
+            public void close() {}
+        };
+
+        /** Bytes of it. */
+        long bytes();
+
+        @Override
+        void close();
+    }
+
     private record Own(String name, Parameter parameter, ParameterGroup group, Rule rule, Memory memory) {}
 
     private final Function<String, @Nullable Rule> rules;
     private final Map<String, Own> own = new LinkedHashMap<>();
     private final Optimizer rest;
+    private final Shared shared;
 
     /**
      * An optimiser with fresh state.
@@ -104,7 +126,14 @@ final class PerParameter implements Optimizer {
      * @param rules gives a parameter's rule by its name, or null if it belongs to the rest
      */
     PerParameter(List<ParameterGroup> groups, Function<String, @Nullable Rule> rules, Optimizer.Config rest) {
+        this(groups, rules, rest, Shared.NONE);
+    }
+
+    /** The same with something that its rules hold in common. */
+    PerParameter(
+            List<ParameterGroup> groups, Function<String, @Nullable Rule> rules, Optimizer.Config rest, Shared shared) {
         this.rules = rules;
+        this.shared = shared;
         groups.forEach(this::take);
         this.rest = rest.create(others(groups, rules));
     }
@@ -147,7 +176,8 @@ final class PerParameter implements Optimizer {
         return bytes;
     }
 
-    private static DType wide(Parameter p) {
+    /** The type that a parameter is computed with. */
+    static DType wide(Parameter p) {
         return p.tensor().dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
     }
 
@@ -199,6 +229,7 @@ final class PerParameter implements Optimizer {
     @Override
     public long stateBytes() {
         return rest.stateBytes()
+                + shared.bytes()
                 + own.values().stream().mapToLong(one -> one.memory().bytes()).sum();
     }
 
@@ -246,6 +277,7 @@ final class PerParameter implements Optimizer {
     @Override
     public void close() {
         own.values().forEach(one -> one.memory().close());
+        shared.close();
         rest.close();
     }
 }
