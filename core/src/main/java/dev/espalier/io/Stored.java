@@ -19,7 +19,7 @@ enum Stored {
     BF16(2, DType.BFLOAT16),
     I64(8, DType.INT64),
     I32(4, DType.INT32),
-    I16(2, DType.INT32),
+    I16(2, DType.INT16),
     I8(1, DType.INT32),
     U32(4, DType.INT64),
     U16(2, DType.INT32),
@@ -125,7 +125,6 @@ enum Stored {
     private void convert(ByteBuffer from, ByteBuffer to, int elements) {
         for (int i = 0; i < elements; i++) {
             switch (this) {
-                case I16 -> to.putInt(from.getShort());
                 case I8 -> to.putInt(from.get());
                 case U32 -> to.putLong(Integer.toUnsignedLong(from.getInt()));
                 case U16 -> to.putInt(Short.toUnsignedInt(from.getShort()));

@@ -22,7 +22,7 @@ class OnnxTest {
     @ParameterizedTest
     @CsvSource({
         "embeddings.weight,FLOAT32,8", "raw.i64,INT64,2", "raw.f64,FLOAT64,2", "raw.f16,FLOAT16,2", "raw.bool,BOOL,2",
-        "typed.f32,FLOAT32,4", "typed.i64,INT64,300", "typed.i32,INT32,2", "typed.i16,INT32,2", "typed.f16,FLOAT16,3",
+        "typed.f32,FLOAT32,4", "typed.i64,INT64,300", "typed.i32,INT32,2", "typed.i16,INT16,2", "typed.f16,FLOAT16,3",
         "typed.f64,FLOAT64,2", "typed.u32,INT64,2", "loose,FLOAT32,3"
     })
     void readsInitialisersOfEveryKind(String name, DType dtype, int count) {

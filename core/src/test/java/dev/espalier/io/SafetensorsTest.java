@@ -48,7 +48,7 @@ class SafetensorsTest {
         "bf16,BFLOAT16,BF16",
         "i64,INT64,I64",
         "i32,INT32,I32",
-        "i16,INT32,I16",
+        "i16,INT16,I16",
         "i8,INT32,I8",
         "u8,UINT8,U8",
         "u16,INT32,U16",

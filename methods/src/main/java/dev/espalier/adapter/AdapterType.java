@@ -127,7 +127,8 @@ public interface AdapterType<C> extends Method {
      * Values for the adapter's parameters from a file that holds something else.
      *
      * @param file what {@link #saved} or PEFT wrote
-     * @return a tensor for each key of {@link Made#tensors}, in the current scope; null if the file has them as they are
+     * @return a tensor for each key of {@link Made#tensors} that the file has not as it is, in the current scope; what was
+     *     read for it need not be anywhere else. Null if the file has all of them
      */
     default @Nullable Map<String, Tensor> restored(C config, Made made, TensorSource file) {
         return null;
@@ -164,7 +165,7 @@ public interface AdapterType<C> extends Method {
             if (onNetwork != null) {
                 all.putAll(onNetwork.parameters());
             }
-            shared.forEach((leaf, p) -> all.put("base_model." + leaf, p));
+            shared.forEach((name, p) -> all.put(key(name), p));
             adapters.forEach((path, adapter) -> adapter.parameters().forEach((leaf, p) -> all.put(key(path, leaf), p)));
             return all;
         }
@@ -174,6 +175,11 @@ public interface AdapterType<C> extends Method {
             Map<String, Tensor> all = new LinkedHashMap<>();
             parameters().forEach((key, p) -> all.put(key, p.tensor()));
             return all;
+        }
+
+        /** The key in the file of a shared parameter. */
+        public static String key(String name) {
+            return "base_model." + name;
         }
 
         /** The key in the file of a layer's parameter. */

@@ -420,20 +420,12 @@ public final class Attached {
                     !(base.layer() instanceof dev.espalier.nn.Embedding),
                     "the embedding %s cannot be started by an initialiser for linear layers",
                     base.layer().path());
-            Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1));
-            Tensor y = base.forward(rows); // [n, out]
-            y.addmm_(rows.linear(start.a(), null), start.b().to(y.dtype()).t(), -start.scale());
-            if (x.dim() == 2) {
-                return y;
-            }
-            long[] shape = x.shape();
-            shape[shape.length - 1] = y.size(1);
-            return y.view(shape);
+            return start.negated().forward(x, base, 0);
         }
 
         @Override
         public Base.Affine merge(Base.Affine base) {
-            return new Base.Affine(base.weight().addmm(start.b(), start.a(), -start.scale()), base.bias());
+            return start.negated().merge(base);
         }
 
         @Override

@@ -22,6 +22,38 @@ public record LoraFactors(
         return a.size(0);
     }
 
+    /**
+     * What a linear layer with this change computes: base(x) + s (drop(x) Aᵀ) Bᵀ + s c.
+     *
+     * @param x [.., in]
+     * @param dropout share of x that is dropped while the layer trains
+     * @return [.., out]
+     */
+    Tensor forward(Tensor x, Base base, double dropout) {
+        Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1)); // a product that adds in place wants matrices
+        Tensor y = base.forward(rows); // [n, out]
+        Tensor down = rows.dropout(dropout, base.layer().isTraining()).linear(a, null); // [n, rank]
+        y.addmm_(down, b.to(y.dtype()).t(), scale);
+        if (bias != null) {
+            y.add_(bias.to(y.dtype()), scale);
+        }
+        if (x.dim() == 2) {
+            return y;
+        }
+        long[] shape = x.shape();
+        shape[shape.length - 1] = y.size(1);
+        return y.view(shape);
+    }
+
+    /** W to W + s B A, and b to b + s c. */
+    Base.Affine merge(Base.Affine base) {
+        Tensor changed = base.bias();
+        if (bias != null) {
+            changed = changed == null ? bias.mul(scale) : changed.add(bias, scale);
+        }
+        return new Base.Affine(base.weight().addmm(b, a, scale), changed);
+    }
+
     /** s B A [out, in]. */
     public Tensor product() {
         return b.matmul(a).mul(scale);
@@ -52,7 +84,7 @@ public record LoraFactors(
 
     /** The opposite change. */
     public LoraFactors negated() {
-        return new LoraFactors(a, b.neg(), scale, bias == null ? null : bias.neg());
+        return new LoraFactors(a, b, -scale, bias);
     }
 
     /** A change of bounded rank that is near another, and how near. */

@@ -73,7 +73,8 @@ final class Patterns {
         checkUsed("alpha_pattern", alphaPattern.keySet(), sites);
     }
 
-    private static void checkUsed(String field, Collection<String> patterns, List<Site> sites) {
+    /** Stops where a pattern of a setting means no layer. */
+    static void checkUsed(String field, Collection<String> patterns, List<Site> sites) {
         patterns.forEach(p -> check(
                 sites.stream().anyMatch(site -> means(p, site.path())),
                 "%s: %s matches none of the %d adapted modules; the first is %s",

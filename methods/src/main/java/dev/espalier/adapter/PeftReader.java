@@ -178,11 +178,17 @@ final class PeftReader {
             Noted noted = new Noted(source);
             Map<String, Tensor> restored = attached.restored(noted);
             if (restored != null) {
-                attached.made()
-                        .tensors()
-                        .forEach(
-                                (key, tensor) -> tensor.detach().copy_(Objects.requireNonNull(restored.get(key), key)));
-                expected.keySet().removeAll(attached.made().tensors().keySet());
+                restored.forEach((key, value) -> {
+                    Tensor tensor = Objects.requireNonNull(expected.remove(key), key);
+                    check(
+                            Arrays.equals(value.shape(), tensor.shape()),
+                            "%s: %s is %s in the file and %s here; use the base model it was trained on",
+                            source.where(),
+                            key,
+                            Arrays.toString(value.shape()),
+                            Arrays.toString(tensor.shape()));
+                    tensor.detach().copy_(value);
+                });
                 unexpected.removeAll(noted.read);
             }
         }

@@ -23,9 +23,9 @@ public record Plan(List<Touched> layers, long networkParameters) {
      * One layer or module that would be touched.
      *
      * @param path its place in the network
-     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, {@code LayerNorm}, {@code prompt}, or {@code kept} for what trains beside the
-     *     method
-     * @param out width of the output, 0 where kept and where no weight of a layer trains
+     * @param kind {@code Linear}, {@code Conv1D}, {@code Embedding}, {@code LayerNorm}, {@code prompt}, {@code shared} for what
+     *     the method has once for all layers, or {@code kept} for what trains beside the method
+     * @param out width of the output, 0 where shared or kept and where no weight of a layer trains
      * @param in width of the input, likewise
      * @param parameters trained elements
      */
@@ -53,6 +53,11 @@ public record Plan(List<Touched> layers, long networkParameters) {
                     .forEach((name, p) -> layers.add(
                             new Touched(name, "prompt", 0, 0, p.tensor().numel())));
         }
+        dry.made().shared().forEach((name, p) -> {
+            if (p.isTrainable()) {
+                layers.add(new Touched(name, "shared", 0, 0, p.tensor().numel()));
+            }
+        });
         Set<Parameter> seen = new HashSet<>(); // tied ones count once
         layers.addAll(whole(dry, network, seen));
         Map<String, Long> kept = new LinkedHashMap<>();

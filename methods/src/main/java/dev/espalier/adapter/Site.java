@@ -36,10 +36,14 @@ public record Site(String path, Layer layer) {
      * @param start its first value, which may be taken over
      */
     public Parameter trained(Tensor start) {
-        DType wide = layer.dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
-        Parameter p =
-                new Parameter(start.to(wide).to(layer.weightParameter().tensor().device()));
+        Parameter p = frozen(start);
         p.trainable(true);
         return p;
+    }
+
+    /** A parameter that does not train, likewise. */
+    public Parameter frozen(Tensor value) {
+        DType wide = layer.dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
+        return new Parameter(value.to(wide).to(layer.weightParameter().tensor().device()));
     }
 }

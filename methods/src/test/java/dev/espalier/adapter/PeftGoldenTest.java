@@ -108,11 +108,16 @@ class PeftGoldenTest {
                 theirs.tensors().keySet().stream()
                         // PEFT trains this one beside the kept module's own; nothing reads it
                         .filter(key -> !key.endsWith("original_module.bias"))
-                        .forEach(key -> assertThat(ours.read(key).equal(theirs.read(key)))
+                        .forEach(key -> assertThat(same(key, ours.read(key), theirs.read(key)))
                                 .as(key)
                                 .isTrue());
             }
         }
+    }
+
+    /** To the bit; weights of a softmax that come from logarithms of weights may differ in the last one. */
+    private static boolean same(String key, Tensor ours, Tensor theirs) {
+        return key.endsWith("_topk_weights") ? ours.allclose(theirs, 1e-6, 0) : ours.equal(theirs);
     }
 
     /** PiSSA and OLoRA as plain LoRA of twice the rank: the same logits on the network as it is, and training can go on. */
