@@ -168,7 +168,6 @@ public abstract class AdapterContract {
         Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
         move(adapter, 0.3);
         Tensor adapted = run(net);
-        Set<String> trained = Set.copyOf(model.trainableParameters().keySet());
         Map<String, Tensor> values = new LinkedHashMap<>();
         adapter.parameters()
                 .forEach((key, p) -> values.put(key, p.tensor().detach().clone()));
