@@ -63,11 +63,24 @@ final class ModelChoice {
         return purpose == null ? LoadedModel.open(model, options) : LoadedModel.open(model, purpose, options);
     }
 
-    private CommandLine commandLine() {
+    /** The base as named, or null. */
+    @Nullable
+    String model() {
+        return model;
+    }
+
+    /** Stops if one adapter is named where several are worked on. */
+    void refuseAdapter(String instead) {
+        if (adapter != null) {
+            throw new ParameterException(commandLine(), instead);
+        }
+    }
+
+    CommandLine commandLine() {
         return java.util.Objects.requireNonNull(command).commandLine();
     }
 
-    private LoadOptions options() {
+    LoadOptions options() {
         return LoadOptions.defaults()
                 .withPrecision(precision)
                 .withDevice(Device.parse(device))

@@ -196,9 +196,11 @@ public final class Attached {
                         .formatted(spec.type().name(), path));
     }
 
-    /** The change that it makes to a layer as exact factors, or null if it is not a plain LoRA at heart. */
-    @Nullable
-    LoraFactors exactFactors(String path) {
+    /**
+     * The change that it makes to a layer as exact factors, or null if it is not a plain LoRA at heart. They share memory with the
+     * adapter's own.
+     */
+    public @Nullable LoraFactors exactFactors(String path) {
         return exactFactors(path, 0);
     }
 
@@ -214,7 +216,7 @@ public final class Attached {
     }
 
     /** This adapter's part of a layer's chain, on what lies below. */
-    Base on(String path, Base below) {
+    public Base on(String path, Base below) {
         Adapter adapter = at(path);
         if (adapter == null) {
             return below;
@@ -301,6 +303,13 @@ public final class Attached {
         int dot = path.lastIndexOf('.');
         String owner = path.substring(0, Math.max(dot, 0));
         return PREFIX + (at(owner) == null ? path : owner + ".base_layer" + path.substring(dot));
+    }
+
+    /** Its own versions of parameters of the network (modules_to_save, biases), by key in the file, active or not. */
+    public Map<String, Tensor> kept() {
+        Map<String, Tensor> all = new LinkedHashMap<>();
+        copies.forEach((key, copy) -> all.put(key, copy.tensor()));
+        return all;
     }
 
     /** Adds a copy of a parameter unless another key has one already. */

@@ -7,9 +7,12 @@ import dev.espalier.io.Fields;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Function;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -74,6 +77,37 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
         /** LoRA of some rank and alpha, all else as usual. */
         public static Config of(int r, double alpha) {
             return new Config(r, alpha, 0, false, false, STANDARD, Map.of(), Map.of());
+        }
+
+        /** Settings that give layers the ranks and scales of given factors. */
+        static Config of(Map<String, LoraFactors> factors) {
+            Function<LoraFactors, Double> alphaOf = f -> f.scale() * f.rank();
+            int rank = Math.toIntExact(mostCommon(factors, LoraFactors::rank));
+            double alpha = mostCommon(factors, alphaOf);
+            Map<String, Integer> ranks = new LinkedHashMap<>();
+            Map<String, Double> alphas = new LinkedHashMap<>();
+            factors.forEach((path, f) -> {
+                String pattern = path.replace(".", "\\.");
+                if (f.rank() != rank) {
+                    ranks.put(pattern, Math.toIntExact(f.rank()));
+                }
+                if (alphaOf.apply(f) != alpha) {
+                    alphas.put(pattern, alphaOf.apply(f));
+                }
+            });
+            boolean bias = factors.values().stream().anyMatch(f -> f.bias() != null);
+            return new Config(rank, alpha, 0, false, bias, STANDARD, ranks, alphas);
+        }
+
+        private static <T> T mostCommon(Map<String, LoraFactors> factors, Function<LoraFactors, T> property) {
+            List<T> values = new ArrayList<>();
+            factors.values().forEach(f -> values.add(property.apply(f)));
+            Map<T, Long> counts =
+                    values.stream().collect(Collectors.groupingBy(v -> v, LinkedHashMap::new, Collectors.counting()));
+            return counts.entrySet().stream()
+                    .max(Map.Entry.comparingByValue())
+                    .orElseThrow()
+                    .getKey();
         }
 
         /** The same with another start. */

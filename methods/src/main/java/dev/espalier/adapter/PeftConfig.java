@@ -3,14 +3,12 @@ package dev.espalier.adapter;
 import dev.espalier.nn.Conv1D;
 import dev.espalier.nn.Embedding;
 import dev.espalier.nn.Linear;
-import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.Function;
-import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
 /** Makes {@code adapter_config.json}: the method's own keys, and those that all methods share. */
@@ -38,23 +36,8 @@ final class PeftConfig {
 
     /** The configuration of a plain LoRA with given factors. */
     static Written writeLora(Attached adapter, PeftFolder.@Nullable Info info, Map<String, LoraFactors> factors) {
-        Function<LoraFactors, Double> alphaOf = f -> f.scale() * f.rank();
-        int rank = Math.toIntExact(mostCommon(factors, LoraFactors::rank));
-        double alpha = mostCommon(factors, alphaOf);
-        Map<String, Integer> ranks = new LinkedHashMap<>();
-        Map<String, Double> alphas = new LinkedHashMap<>();
-        factors.forEach((path, f) -> {
-            String pattern = path.replace(".", "\\.");
-            if (f.rank() != rank) {
-                ranks.put(pattern, Math.toIntExact(f.rank()));
-            }
-            if (alphaOf.apply(f) != alpha) {
-                alphas.put(pattern, alphaOf.apply(f));
-            }
-        });
-        boolean bias = factors.values().stream().anyMatch(f -> f.bias() != null);
-        Lora.Config config = new Lora.Config(rank, alpha, 0, false, bias, Lora.Config.STANDARD, ranks, alphas);
-        Written written = complete(adapter, info, new Lora.Type(), new Lora.Type().write(config));
+        Lora.Type type = new Lora.Type();
+        Written written = complete(adapter, info, type, type.write(Lora.Config.of(factors)));
         if (factors.size() < adapter.sites().size()) {
             written.json().put("target_modules", List.copyOf(factors.keySet()));
             for (String narrowing : List.of("exclude_modules", "layers_to_transform", "layers_pattern")) {
@@ -177,16 +160,5 @@ final class PeftConfig {
 
     private static @Nullable Object orNull(List<?> list) {
         return list.isEmpty() ? null : list;
-    }
-
-    private static <T> T mostCommon(Map<String, LoraFactors> factors, Function<LoraFactors, T> property) {
-        List<T> values = new ArrayList<>();
-        factors.values().forEach(f -> values.add(property.apply(f)));
-        Map<T, Long> counts =
-                values.stream().collect(Collectors.groupingBy(v -> v, LinkedHashMap::new, Collectors.counting()));
-        return counts.entrySet().stream()
-                .max(Map.Entry.comparingByValue())
-                .orElseThrow()
-                .getKey();
     }
 }

@@ -75,12 +75,71 @@ public final class LoadedModel implements AutoCloseable {
      * @throws EspalierException if the base is another one, by its weights' checksum or by names and shapes
      */
     public static LoadedModel open(Path folder, @Nullable String model, LoadOptions options) {
+        return open(folder, "default", model, options);
+    }
+
+    /**
+     * Loads several adapters of one base, each under a name; the first is active.
+     *
+     * @param folders by name, at least one
+     * @param model the base, or null for the one that the first folder names
+     * @throws EspalierException if they are not for the same base, by its weights' checksum or by names and shapes
+     */
+    public static LoadedModel open(Map<String, Path> folders, @Nullable String model, LoadOptions options) {
+        check(!folders.isEmpty(), "there are no adapters to open; name their folders");
+        String first = folders.keySet().iterator().next();
+        LoadedModel loaded = open(java.util.Objects.requireNonNull(folders.get(first)), first, model, options);
+        try {
+            AdaptedModel adapted = loaded.requireAdapter();
+            folders.forEach((name, folder) -> {
+                if (!name.equals(first)) {
+                    checkSameBase(loaded, folders.get(first), folder, model);
+                    PeftFolder.load(adapted, folder, name, false);
+                }
+            });
+            adapted.activate(first);
+            return loaded;
+        } catch (RuntimeException e) {
+            loaded.close();
+            throw e;
+        }
+    }
+
+    private static void checkSameBase(LoadedModel loaded, @Nullable Path first, Path folder, @Nullable String model) {
+        Receipt receipt = Receipt.find(folder);
+        String sha256 = loaded.pretrained.origin().sha256();
+        if (receipt != null) {
+            check(
+                    receipt.baseSha256().equals(sha256),
+                    "the adapters %s and %s are for different bases: the weights of the second, %s, have the checksum %s, and"
+                            + " not %s; merge adapters of one base",
+                    first,
+                    folder,
+                    receipt.base(),
+                    brief(receipt.baseSha256()),
+                    brief(sha256));
+            return;
+        }
+        String named = base(folder, null);
+        check(
+                model != null || first == null || named.equals(base(first, Receipt.find(first))),
+                "the adapters %s and %s name different bases, %s and %s; if they are the same, say which with --model",
+                first,
+                folder,
+                first == null ? "" : base(first, Receipt.find(first)),
+                named);
+    }
+
+    private static String base(Path folder, @Nullable Receipt receipt) {
+        return receipt != null
+                ? receipt.base()
+                : Fields.of(folder.toString(), PeftFolder.config(folder)).string("base_model_name_or_path", "");
+    }
+
+    private static LoadedModel open(Path folder, String name, @Nullable String model, LoadOptions options) {
         Map<String, Object> config = PeftFolder.config(folder);
         Receipt receipt = Receipt.find(folder);
-        String named = receipt != null
-                ? receipt.base()
-                : Fields.of(folder.toString(), config).string("base_model_name_or_path", "");
-        String base = model != null ? model : named;
+        String base = model != null ? model : base(folder, receipt);
         check(!base.isEmpty(), "the adapter %s does not name its base model; give it with --model", folder);
         Purpose purpose = receipt == null ? purposeOf(folder, config, base, options) : purposeOf(receipt);
         Pretrained pretrained = Models.load(base, purpose, options);
@@ -98,7 +157,7 @@ public final class LoadedModel implements AutoCloseable {
             }
             AdaptedModel adapted =
                     new AdaptedModel(pretrained.model(), pretrained.model().heads());
-            PeftFolder.load(adapted, folder, "default", false);
+            PeftFolder.load(adapted, folder, name, false);
             return new LoadedModel(pretrained, adapted, receipt);
         } catch (RuntimeException e) {
             pretrained.close();

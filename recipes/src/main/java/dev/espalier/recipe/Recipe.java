@@ -87,17 +87,8 @@ public record Recipe(
      * @throws EspalierException naming the field that is missing, unknown or wrong
      */
     public static Recipe read(String name, List<String> overrides) {
-        boolean file = Files.isRegularFile(Path.of(name));
-        if (!file && !BUILT_IN.contains(name)) {
-            boolean path = name.contains("/") || name.contains(".");
-            throw new EspalierException(
-                    path
-                            ? "%s does not exist; name a recipe file, or one that comes with Espalier: %s"
-                                    .formatted(name, String.join(", ", BUILT_IN))
-                            : "there is no recipe %s; %s, or name a YAML file"
-                                    .formatted(name, Nearest.hint(name, BUILT_IN)));
-        }
-        Map<String, Object> settings = file ? Yaml.read(Path.of(name)) : Yaml.parse(name, builtIn(name));
+        Map<String, Object> settings = settings(name, BUILT_IN);
+        Section.checkTrains(name, settings);
         return of(name, Yaml.with(settings, overrides));
     }
 
@@ -123,6 +114,25 @@ public record Recipe(
         TrainPart train = TrainPart.read(f.fields("train"));
         f.done();
         return new Recipe(model, task, adapter, train, out == null ? null : Path.of(out), settings);
+    }
+
+    /**
+     * The settings of a file, or of a recipe that comes with Espalier.
+     *
+     * @param known names of recipes that would do
+     */
+    static Map<String, Object> settings(String name, List<String> known) {
+        boolean file = Files.isRegularFile(Path.of(name));
+        if (!file && !known.contains(name)) {
+            boolean path = name.contains("/") || name.contains(".");
+            throw new EspalierException(
+                    path
+                            ? "%s does not exist; name a recipe file, or one that comes with Espalier: %s"
+                                    .formatted(name, String.join(", ", known))
+                            : "there is no recipe %s; %s, or name a YAML file"
+                                    .formatted(name, Nearest.hint(name, known)));
+        }
+        return file ? Yaml.read(Path.of(name)) : Yaml.parse(name, builtIn(name));
     }
 
     /** The text of a recipe that comes with Espalier. */

@@ -110,6 +110,10 @@ class RecipeTest {
     @Test
     void builtInRecipesNeedOnlyModelAndData() {
         for (String name : Recipe.BUILT_IN) {
+            if (List.of("merge", "diagnose", "adapt").stream()
+                    .anyMatch(verb -> Section.recipes(verb).contains(name))) {
+                continue; // for commands that train nothing
+            }
             Recipe recipe =
                     Recipe.read(name, List.of("model=minilm", "task={type: classification, data: tickets.csv}"));
             assertThat(recipe.adapter().spec()).as(name).isNotNull();
