@@ -34,6 +34,8 @@ import picocli.CommandLine.UnmatchedArgumentException;
             InspectCommand.class,
             MergeCommand.class,
             ExportCommand.class,
+            DiagnoseCommand.class,
+            AdaptCommand.class,
             MethodsCommand.class,
             DoctorCommand.class,
             ProbeCommand.class,

@@ -24,6 +24,8 @@ class UsageTest {
                 "inspect",
                 "merge",
                 "export",
+                "diagnose",
+                "adapt",
                 "methods",
                 "doctor",
                 "probe",
@@ -41,7 +43,7 @@ class UsageTest {
         Cli.Result result = Cli.run("--help");
         assertThat(result.code()).isZero();
         Map<String, CommandLine> commands = Main.commandLine().getSubcommands();
-        assertThat(commands).hasSize(15);
+        assertThat(commands).hasSize(17);
         assertThat(result.out()).contains(commands.keySet()).contains("Start with:  espalier quickstart");
     }
 

@@ -514,11 +514,6 @@ public final class Tensor implements AutoCloseable {
         return op("neg", () -> torch.neg(handle));
     }
 
-    /** -1, 0 or 1 by the sign of each. */
-    public Tensor sign() {
-        return op("sign", () -> torch.sign(handle));
-    }
-
     /** Magnitudes. */
     public Tensor abs() {
         return op("abs", () -> torch.abs(handle));

@@ -13,12 +13,15 @@ import java.util.List;
 abstract sealed class ClassificationHead extends Module {
 
     /**
-     * Logits of each row.
+     * What the last layer receives, a row a sequence.
      *
      * @param hidden [B, n + T, D], the n places of a prompt in front: Hugging Face's heads that read the first place read it there
-     * @return [B, outputs]
+     * @return [B, D]
      */
-    abstract Tensor forward(Tensor hidden, Input in);
+    abstract Tensor features(Tensor hidden, Input in);
+
+    /** The last layer, from features to outputs. */
+    abstract Linear output();
 
     /** All layers. */
     abstract List<Linear> linears();
@@ -32,9 +35,14 @@ abstract sealed class ClassificationHead extends Module {
         }
 
         @Override
-        Tensor forward(Tensor hidden, Input in) {
+        Tensor features(Tensor hidden, Input in) {
             Tensor own = hidden.narrow(1, hidden.size(1) - in.tokens(), in.tokens());
-            return score.forward(own.flatten(0, 1).indexSelect(0, lastTokens(in)));
+            return own.flatten(0, 1).indexSelect(0, lastTokens(in));
+        }
+
+        @Override
+        Linear output() {
+            return score;
         }
 
         /** Where each row's last real token stands among all B·T. */
@@ -73,8 +81,13 @@ abstract sealed class ClassificationHead extends Module {
         }
 
         @Override
-        Tensor forward(Tensor hidden, Input in) {
-            return classifier.forward(dropout.forward(bert.pool(hidden)));
+        Tensor features(Tensor hidden, Input in) {
+            return dropout.forward(bert.pool(hidden));
+        }
+
+        @Override
+        Linear output() {
+            return classifier;
         }
 
         @Override
@@ -96,9 +109,14 @@ abstract sealed class ClassificationHead extends Module {
         }
 
         @Override
-        Tensor forward(Tensor hidden, Input in) {
+        Tensor features(Tensor hidden, Input in) {
             Tensor first = dropout.forward(hidden.select(1, 0)); // [B, D]
-            return outProj.forward(dropout.forward(dense.forward(first).tanh()));
+            return dropout.forward(dense.forward(first).tanh());
+        }
+
+        @Override
+        Linear output() {
+            return outProj;
         }
 
         @Override

@@ -23,10 +23,22 @@ public final class SequenceClassifier extends Model {
     /** Logits [B, classes]. */
     @Override
     public Tensor forward(Input in) {
+        try (Scope scope = Scope.open()) {
+            return scope.promote(logits(features(in)));
+        }
+    }
+
+    /** What the last layer receives [B, D]: the pooled first token, or a decoder's last. */
+    public Tensor features(Input in) {
         ClassificationHead.refusePacking(in);
         try (Scope scope = Scope.open()) {
-            return scope.promote(head.forward(backbone().whole(in), in));
+            return scope.promote(head.features(backbone().whole(in), in));
         }
+    }
+
+    /** Logits [B, classes] of {@link #features}. */
+    public Tensor logits(Tensor features) {
+        return head.output().forward(features);
     }
 
     /** Names of the outputs, in order. */
