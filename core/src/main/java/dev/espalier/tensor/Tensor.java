@@ -1106,6 +1106,11 @@ public final class Tensor implements AutoCloseable {
         return pair("linalg_qr", () -> torch.linalg_qr(handle));
     }
 
+    /** For each value how many boundaries lie below it: int64; boundaries ascend. */
+    public Tensor bucketize(Tensor boundaries) {
+        return op("bucketize", () -> torch.bucketize(handle, boundaries.handle), boundaries);
+    }
+
     /** Eigenvalues [n], ascending, and orthonormal eigenvectors [n, n] (columns) of a symmetric matrix. */
     public List<Tensor> eigh() {
         return pair("linalg_eigh", () -> torch.linalg_eigh(handle));

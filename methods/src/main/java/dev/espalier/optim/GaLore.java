@@ -39,24 +39,44 @@ import org.jspecify.annotations.Nullable;
  */
 public final class GaLore implements OptimizerMethod<GaLore.Config> {
 
+    /** What moves a projected gradient. */
+    public enum Form {
+        /** Adam with moments in float32. */
+        ADAMW,
+        /** Adam with moments in 8 bits. */
+        ADAMW8BIT,
+        /** Adafactor. */
+        ADAFACTOR
+    }
+
     /**
      * Settings, by the authors' names in brackets.
      *
+     * @param form what moves a projected gradient
      * @param rank r, 1 to the smaller side of each matrix
      * @param gap [update_proj_gap] T, updates between two decompositions, at least 1
      * @param scale alpha, multiplies the step that is mapped back, above 0
-     * @param adam β1, β2, ε and weight decay, of the projected gradients and of what is not projected
+     * @param adam β1, β2, ε and weight decay, of the projected gradients (Adafactor has no β1, β2, ε) and of what is not projected
      */
-    public record Config(int rank, int gap, double scale, AdamW.Config adam) {
+    public record Config(Form form, int rank, int gap, double scale, AdamW.Config adam) {
 
         /** As in the authors' examples and in transformers. */
-        public static final Config DEFAULT = new Config(128, 200, 0.25, new AdamW.Config(0.9, 0.999, 1e-6, 0));
+        public static final Config DEFAULT =
+                new Config(Form.ADAMW, 128, 200, 0.25, new AdamW.Config(0.9, 0.999, 1e-6, 0));
 
         /** Checks the ranges. */
         public Config {
             check(rank >= 1, "rank must be at least 1, found %d; try 128", rank);
             check(gap >= 1, "update_proj_gap must be at least 1, found %d; try 200", gap);
             check(scale > 0 && Double.isFinite(scale), "scale must be above 0 and finite, found %s; try 0.25", scale);
+        }
+
+        private Inner inner() {
+            return switch (form) {
+                case ADAMW -> new Inner.Adam(adam);
+                case ADAMW8BIT -> new Inner.Adam8bit(adam);
+                case ADAFACTOR -> new Inner.Adafactor();
+            };
         }
     }
 
@@ -78,26 +98,29 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
     @Override
     public Map<String, String> meanings() {
         return Map.of(
+                "form", "what moves a projected gradient: adamw, adamw8bit or adafactor",
                 "rank", "r, 1 to the smaller side of each matrix",
                 "update_proj_gap", "T, updates between two decompositions, at least 1",
                 "scale", "alpha, multiplies the projected step and nothing else, above 0",
                 "beta1", "decay of the mean gradient, in [0, 1)",
                 "beta2", "decay of the mean squared gradient, in [0, 1)",
-                "eps", "added to the denominator, above 0",
+                "eps", "added to the denominator, above 0; 1e-8 by default with adamw8bit",
                 "weightDecay", "λ, at least 0, not scaled by alpha");
     }
 
     @Override
     public Config read(Fields f) {
         AdamW.Config adam = Config.DEFAULT.adam();
+        Form form = f.choice("form", Config.DEFAULT.form());
         return new Config(
+                form,
                 f.integer("rank", Config.DEFAULT.rank()),
                 f.integer("update_proj_gap", Config.DEFAULT.gap()),
                 f.number("scale", Config.DEFAULT.scale()),
                 new AdamW.Config(
                         f.number("beta1", adam.beta1()),
                         f.number("beta2", adam.beta2()),
-                        f.number("eps", adam.eps()),
+                        f.number("eps", form == Form.ADAMW8BIT ? 1e-8 : adam.eps()),
                         f.number("weightDecay", adam.weightDecay())));
     }
 
@@ -132,7 +155,7 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
 
         private PerParameter.@Nullable Rule rule(String name) {
             return matrices.contains(name)
-                    ? new Projected(config.rank(), config.gap(), config.scale(), new Inner.Adam(config.adam()))
+                    ? new Projected(config.rank(), config.gap(), config.scale(), config.inner())
                     : null;
         }
 

@@ -57,7 +57,8 @@ class GaLoreTest {
     }
 
     private static GaLore.Bound bound(int rank, int gap, double scale, String... matrices) {
-        return new GaLore.Bound(new GaLore.Config(rank, gap, scale, GaLore.Config.DEFAULT.adam()), Set.of(matrices));
+        return new GaLore.Bound(
+                new GaLore.Config(GaLore.Form.ADAMW, rank, gap, scale, GaLore.Config.DEFAULT.adam()), Set.of(matrices));
     }
 
     private static Optimizer descent(Steps steps, int rank, int gap) {
@@ -72,7 +73,7 @@ class GaLoreTest {
     /** Five steps of the authors' code with a new basis at the first, third and fifth. */
     @Test
     void stepsAreThoseOfTheAuthorsCode() {
-        GaLore.Config config = new GaLore.Config(2, 2, 0.25, new AdamW.Config(0.9, 0.999, 1e-6, 0));
+        GaLore.Config config = new GaLore.Config(GaLore.Form.ADAMW, 2, 2, 0.25, new AdamW.Config(0.9, 0.999, 1e-6, 0));
         Steps.followsTheAuthors("galore-adamw", new GaLore.Bound(config, Set.of("tall", "wide")), 0.05, 0.1, 3e-5);
     }
 

@@ -16,7 +16,6 @@ import dev.espalier.adapter.Setting;
 import dev.espalier.adapter.Targets;
 import dev.espalier.adapter.Tiny;
 import dev.espalier.adapter.TinyTask;
-import dev.espalier.optim.LoraPro.Adjustment;
 import dev.espalier.optim.LoraPro.Gauge;
 import dev.espalier.optim.LoraPro.Mode;
 import dev.espalier.optim.LoraPro.Pair;
