@@ -32,6 +32,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
             GenerateCommand.class,
             ChatCommand.class,
             InspectCommand.class,
+            CompressCommand.class,
             MergeCommand.class,
             ExportCommand.class,
             DiagnoseCommand.class,

@@ -22,6 +22,7 @@ class UsageTest {
                 "generate",
                 "chat",
                 "inspect",
+                "compress",
                 "merge",
                 "export",
                 "diagnose",
@@ -43,7 +44,7 @@ class UsageTest {
         Cli.Result result = Cli.run("--help");
         assertThat(result.code()).isZero();
         Map<String, CommandLine> commands = Main.commandLine().getSubcommands();
-        assertThat(commands).hasSize(17);
+        assertThat(commands).hasSize(18);
         assertThat(result.out()).contains(commands.keySet()).contains("Start with:  espalier quickstart");
     }
 

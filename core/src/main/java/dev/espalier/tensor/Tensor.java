@@ -579,6 +579,11 @@ public final class Tensor implements AutoCloseable {
         return op("square", () -> torch.square(handle));
     }
 
+    /** Where the standard normal distribution function takes these values: its inverse. */
+    public Tensor ndtri() {
+        return op("special_ndtri", () -> torch.special_ndtri(handle));
+    }
+
     /** Largest whole number not above. */
     public Tensor floor() {
         return op("floor", () -> torch.floor(handle));

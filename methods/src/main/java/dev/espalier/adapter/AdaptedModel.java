@@ -73,6 +73,16 @@ public final class AdaptedModel implements AutoCloseable {
         return network;
     }
 
+    /**
+     * The layers that targets mean, in the network's order.
+     *
+     * @param kept items whose modules are left out
+     * @throws EspalierException if an item matches nothing
+     */
+    public List<Site> sites(Targets targets, List<String> kept) {
+        return targets.select(network, heads, kept, true);
+    }
+
     /** What attaching would touch, without touching it. */
     public Plan plan(AdapterSpec<?> spec) {
         List<Site> sites = select(spec);

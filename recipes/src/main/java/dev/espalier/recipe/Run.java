@@ -153,6 +153,18 @@ public final class Run implements AutoCloseable {
 
     /** Prepares what a command works on. */
     static Run prepare(Recipe recipe, LoadOptions options, String verb) {
+        Run run = bare(recipe, options, verb);
+        try {
+            run.attach(new Seed(recipe.train().config().seed()));
+            return run;
+        } catch (RuntimeException e) {
+            run.close();
+            throw e;
+        }
+    }
+
+    /** The same without an adapter. */
+    static Run bare(Recipe recipe, LoadOptions options, String verb) {
         check(
                 recipe.verb().equals(verb),
                 "the recipe has a section %s; carry it out by espalier %s",
@@ -185,16 +197,14 @@ public final class Run implements AutoCloseable {
                         before.base(),
                         recipe.model());
             }
-            Run run = new Run(recipe, splits, labels, pretrained);
-            run.attach(seed);
-            return run;
+            return new Run(recipe, splits, labels, pretrained);
         } catch (RuntimeException e) {
             pretrained.close();
             throw e;
         }
     }
 
-    private static Purpose purpose(TaskSpec.Type type, @Nullable Labels labels) {
+    static Purpose purpose(TaskSpec.Type type, @Nullable Labels labels) {
         return switch (type) {
             case CLASSIFICATION ->
                 Purpose.classification(java.util.Objects.requireNonNull(labels).names());
@@ -229,6 +239,14 @@ public final class Run implements AutoCloseable {
     private Calibration calibration() {
         Calibration data = calibration(collator(train.items(), true), Calibration.NONE);
         return forget == null ? data : calibration(collator(forget.items(), true), data);
+    }
+
+    /** The training data one example at a time, without padding. */
+    Calibration singly() {
+        Collator.Options options =
+                new Collator.Options(1, PadId.of(pretrained), Collator.Side.RIGHT, recipe.task().shuffle(), 0);
+        Seed seed = new Seed(recipe.train().config().seed());
+        return calibration(new Collator(train.items(), options, seed), Calibration.NONE);
     }
 
     private Calibration calibration(Collator batches, Calibration retained) {
@@ -267,13 +285,19 @@ public final class Run implements AutoCloseable {
     /** The recipe's specification; a classifier's head, and what was drawn with it, trains and is kept too. */
     private AdapterSpec<?> spec() {
         AdapterSpec<?> given = recipe.requireSpec();
-        if (recipe.task().type() == TaskSpec.Type.CAUSAL_LM) {
-            return given;
-        }
         Set<String> kept = new LinkedHashSet<>(given.modulesToSave());
-        pretrained.model().heads().forEach(head -> kept.add(head.path()));
-        kept.addAll(pretrained.drawnLayers());
+        kept.addAll(heads());
         return given.withModulesToSave(List.copyOf(kept));
+    }
+
+    /** What an adapter trains beside itself: a classifier's head, and what was drawn with it; nothing of a language model. */
+    List<String> heads() {
+        List<String> kept = new ArrayList<>();
+        if (recipe.task().type() != TaskSpec.Type.CAUSAL_LM) {
+            pretrained.model().heads().forEach(head -> kept.add(head.path()));
+            kept.addAll(pretrained.drawnLayers());
+        }
+        return kept;
     }
 
     private Task task(TaskSpec spec) {
@@ -581,9 +605,14 @@ public final class Run implements AutoCloseable {
 
     /** Writes the adapter with its receipt. */
     void save(Path out) {
-        Receipt receipt = new Receipt(
-                baseName(),
-                pretrained.origin().sha256(),
+        save(adapted, out, receipt(baseName(), pretrained.origin().sha256()));
+    }
+
+    /** What goes with an adapter on some base. */
+    Receipt receipt(String base, String baseSha256) {
+        return new Receipt(
+                base,
+                baseSha256,
                 recipe.task().type(),
                 labels == null ? List.of() : labels.names(),
                 maxLength,
@@ -591,6 +620,9 @@ public final class Run implements AutoCloseable {
                 template,
                 splits.train().sha256(),
                 recipe.settings());
+    }
+
+    static void save(AdaptedModel adapted, Path out, Receipt receipt) {
         PeftFolder.save(
                 adapted,
                 "default",
