@@ -28,7 +28,7 @@ import org.jspecify.annotations.Nullable;
  * x ΔWᵀ = s w1 X w2ᵀ  as [p, q], with X [m, n] the input in rows of n
  * }</pre>
  *
- * <p>w2 is a product w2a [q, r] w2b [r, n] if r < max(q, n) / 2; with {@code decompose_both} w1 likewise. ΔW is not formed
+ * <p>w2 is a product w2a [q, r] w2b [r, n] if {@code r < max(q, n) / 2}; with {@code decompose_both} w1 likewise. ΔW is not formed
  * but to merge. w1 (or its first factor) starts at 0, the rest Kaiming-uniform (a = √5): no change yet. The scale counts
  * where nothing is of low rank too, as in PEFT 0.21, against which it was checked.
  */

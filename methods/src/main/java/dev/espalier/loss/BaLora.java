@@ -261,7 +261,7 @@ public final class BaLora implements Regularizer<BaLora.Config> {
 
     /**
      * SVDR: minus the sum of the k leading singular values over the sum of all, or over ‖Z‖_F. The gradient goes through
-     * singular values alone: Σ_{i<=k} σ_i = Σ U_k ∘ (Z V_k) with U and V held, which is its exact derivative U_k V_kᵀ.
+     * singular values alone: Σ_{i≤k} σ_i = Σ U_k ∘ (Z V_k) with U and V held, which is its exact derivative U_k V_kᵀ.
      */
     static Tensor spectrum(Tensor z, int k, boolean frobenius, Seed seed) {
         long width = Math.min(z.size(0), z.size(1));
