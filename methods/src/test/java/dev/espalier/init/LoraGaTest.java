@@ -17,6 +17,7 @@ import dev.espalier.adapter.PeftFolder;
 import dev.espalier.adapter.Site;
 import dev.espalier.adapter.Targets;
 import dev.espalier.adapter.Tiny;
+import dev.espalier.adapter.TinyTask;
 import dev.espalier.init.LoraGa.Direction;
 import dev.espalier.init.LoraGa.Scale;
 import dev.espalier.io.Fields;
@@ -30,8 +31,12 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Svd;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.train.AdamW;
+import dev.espalier.train.Callback;
 import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
+import dev.espalier.train.StepContext;
+import dev.espalier.train.TrainConfig;
+import dev.espalier.train.Trainer;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -425,6 +430,48 @@ class LoraGaTest extends AdapterContract {
             outputs[i] = run(net);
         }
         assertThat(outputs[0].equal(outputs[1])).isTrue();
+    }
+
+    /** Stopped after three steps and gone on with on a fresh network: the bits of a run that was not stopped. */
+    @Test
+    void aResumedRunGoesOnToTheSameBits(@TempDir Path folder) {
+        Map<String, float[]> whole = train(folder.resolve("whole"), false, 0);
+        train(folder.resolve("parts"), false, 3);
+        Map<String, float[]> parts = train(folder.resolve("parts"), true, 0);
+        whole.forEach((key, value) -> assertThat(parts.get(key)).as(key).isEqualTo(value));
+    }
+
+    /** What the adapter became, and what the network then computes. */
+    private Map<String, float[]> train(Path out, boolean resume, long stopAfter) {
+        try (Scope scope = Scope.open()) {
+            Tiny net = new Tiny(DType.FLOAT32);
+            AdaptedModel model = new AdaptedModel(net, net.heads());
+            Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
+            TrainConfig usual = TrainConfig.DEFAULT;
+            TrainConfig config = new TrainConfig(
+                    0, 6, 8, 1, 1e-2, usual.optimizer(), usual.schedule(), 1, 0, 0, 0, 1, 3, usual.logEvery());
+            Trainer[] running = new Trainer[1];
+            try (Trainer trainer = TinyTask.trainer(net, adapter, model, config)
+                    .progress(p -> {})
+                    .out(out)
+                    .resume(resume)
+                    .callback(new Callback() {
+                        @Override
+                        public void afterStep(StepContext step) {
+                            if (step.step() == stopAfter) {
+                                running[0].requestStop();
+                            }
+                        }
+                    })
+                    .build()) {
+                running[0] = trainer;
+                trainer.train();
+            }
+            Map<String, float[]> values = new LinkedHashMap<>();
+            adapter.parameters().forEach((key, p) -> values.put(key, p.tensor().floats()));
+            values.put("outputs", run(net).reshape(-1).floats());
+            return values;
+        }
     }
 
     @Test

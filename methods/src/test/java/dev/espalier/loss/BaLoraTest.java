@@ -16,13 +16,11 @@ import dev.espalier.adapter.Setting;
 import dev.espalier.adapter.Site;
 import dev.espalier.adapter.Targets;
 import dev.espalier.adapter.Tiny;
-import dev.espalier.data.Batch;
+import dev.espalier.adapter.TinyTask;
 import dev.espalier.data.Collator;
 import dev.espalier.data.Encoding;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Module;
 import dev.espalier.nn.Parameter;
-import dev.espalier.task.Evaluator;
 import dev.espalier.task.Task;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
@@ -41,7 +39,6 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.function.Function;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -50,47 +47,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 class BaLoraTest {
 
-    /** Which class is a token of, by a Tiny's scores? */
-    private record Tokens(Tiny net) implements Task {
-
-        @Override
-        public Module model() {
-            return net;
-        }
-
-        @Override
-        public Outcome forward(Batch batch) {
-            Tensor logits = net.forward(batch.inputIds()).select(1, 0); // [n, 3]
-            Tensor wanted = Objects.requireNonNull(batch.labels());
-            return new Outcome() {
-                @Override
-                public Tensor loss() {
-                    return logits.crossEntropy(wanted, null, 0, Tensor.Reduction.SUM);
-                }
-
-                @Override
-                public Tensor logits() {
-                    return logits;
-                }
-
-                @Override
-                public Tensor targets() {
-                    return wanted;
-                }
-            };
-        }
-
-        @Override
-        public Evaluator evaluator() {
-            throw new UnsupportedOperationException();
-        }
-
-        @Override
-        public Metric metric() {
-            return new Metric("loss", false);
-        }
-    }
-
+    /** Texts of one token, in batches of eight, with a class by their number. */
     private static Collator data(int examples, Function<Integer, Integer> label) {
         List<Encoding> encodings = new ArrayList<>();
         for (int i = 0; i < examples; i++) {
@@ -128,7 +85,7 @@ class BaLoraTest {
             Tiny net, AdapterSpec<?> spec, BaLora.Config losses, int steps, Collator data) {
         AdaptedModel model = new AdaptedModel(net, net.heads());
         Attached adapter = model.attach("default", spec, new Seed(1));
-        Task task = new Tokens(net);
+        Task task = new TinyTask(net);
         TrainConfig config = config(steps);
         Trainer.Builder builder = Trainer.builder(task, data)
                 .config(config)
