@@ -371,7 +371,7 @@ class BaLoraTest {
                     int[] teacher = answers(net);
                     int shift = seed;
                     Collator noisy = data(88, i -> i % 11 % 3 == 0 || (i + shift) % 5 < 3 ? 0 : i % 11 % 3);
-                    train(net, pissa(), with == 1 ? weights(3, 0.03, 0.03) : weights(0, 0, 0), 60, noisy);
+                    train(net, pissa(), with == 1 ? weights(3, 0.03, 0.03) : weights(0, 0, 0), 30, noisy);
                     int[] student = answers(net);
                     for (int id = 0; id < 11; id++) {
                         found[with][seed] += id % 3 != 0 && student[id] == id % 3 ? 1 : 0;
@@ -397,7 +397,7 @@ class BaLoraTest {
             ids[i] = i;
             classes[i] = i % 3;
         }
-        for (int step = 0; step < 60; step++) {
+        for (int step = 0; step < 30; step++) {
             try (Scope scope = Scope.open()) {
                 net.forward(Tensor.of(ids, 11, 1))
                         .select(1, 0)
