@@ -266,7 +266,8 @@ public final class Sora implements Adapter, Mergeable, LoraExpressible {
                         double eta = learningRate * group.lrFactor() * rate; // η
                         Tensor mean = state.get(0).lerp_(gradient, 1 - 0.9);
                         Tensor square = state.get(1).mul_(0.999).addcmul_(gradient, gradient, 1 - 0.999);
-                        double correction = Math.sqrt(1 - Math.pow(0.999, step)) / (1 - Math.pow(0.9, step));
+                        double correction =
+                                Math.sqrt(1 - Math.pow(0.999, (double) step)) / (1 - Math.pow(0.9, (double) step));
                         value.addcdiv_(mean, square.sqrt().add_(1e-6), -eta * correction);
                         value.copy_(threshold(value, mode == ThresholdMode.TIMES_LR ? eta * xi : xi));
                     },
