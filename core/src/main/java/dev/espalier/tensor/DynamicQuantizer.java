@@ -13,18 +13,24 @@ import java.util.Arrays;
  * absmax = the largest magnitude of a block,   code = the entry nearest to x / absmax (half-way: the lower),   x ≈ entry · absmax
  * }</pre>
  */
-public enum DynamicQuantizer {
-    /** Of either sign. */
-    SIGNED,
-    /** From 0 on. */
-    UNSIGNED;
+public final class DynamicQuantizer {
+
+    /** For numbers of either sign. */
+    public static final DynamicQuantizer SIGNED = new DynamicQuantizer(true);
+
+    /** For numbers from 0 on. */
+    public static final DynamicQuantizer UNSIGNED = new DynamicQuantizer(false);
 
     /** Numbers that share a scale. */
     public static final int BLOCK = 256;
 
     private static final int DECADES = 7;
 
-    private final double[] entries = entries(ordinal() == 0);
+    private final double[] entries; // ascending
+
+    private DynamicQuantizer(boolean signed) {
+        entries = entries(signed);
+    }
 
     /**
      * Codes and scales of numbers.

@@ -3,6 +3,7 @@ package dev.espalier.tensor;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 
+import java.util.List;
 import org.junit.jupiter.api.Test;
 
 class DynamicQuantizerTest {
@@ -25,7 +26,7 @@ class DynamicQuantizerTest {
     /** 3 blocks, the last of them short, each of another size, and one of zeros. */
     @Test
     void roundTripsErrByHalfAGapAtMost() {
-        for (DynamicQuantizer quantizer : DynamicQuantizer.values()) {
+        for (DynamicQuantizer quantizer : List.of(DynamicQuantizer.SIGNED, DynamicQuantizer.UNSIGNED)) {
             try (Scope scope = Scope.open();
                     Generator generator = Generator.of(2)) {
                 Tensor noise = generator.randn(900);

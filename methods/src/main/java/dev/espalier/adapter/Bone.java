@@ -45,9 +45,9 @@ public final class Bone {
      * Bone's settings, by the names of PEFT in brackets.
      *
      * @param r width of a shard, at least 1; no rank of a LoRA
-     * @param miniR [mini_r] width of D' where init is {@code mini}, a divisor of every out
+     * @param miniR [mini_r] width of D' where init is "mini", a divisor of every out
      * @param dropout [miss_dropout] in [0, 1), of x; Bat has none
-     * @param init [init_weights] which form: {@code true} MiSS, {@code mini} or {@code bat}; {@code false} is MiSS with a
+     * @param init [init_weights] which form: {@code true} MiSS, "mini" or {@code bat}; {@code false} is MiSS with a
      *     random start, for tests
      */
     public record Config(int r, int miniR, double dropout, String init) {
