@@ -235,7 +235,7 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
             }
         }
 
-        /** From u uniform in [0, 1): -1 where u < share, 1 where u > 1 - share, else 0; then divided by the standard deviation. */
+        /** From u uniform in [0, 1): -1 below share, 1 above 1 - share, else 0; then divided by the standard deviation. */
         static Tensor ternary(Generator generator, double share, long... shape) {
             Tensor u = generator.uniform(0, 1, shape);
             return unit(u.gt(1 - share).to(DType.FLOAT32).sub(u.lt(share).to(DType.FLOAT32)));
