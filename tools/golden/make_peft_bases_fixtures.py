@@ -51,11 +51,13 @@ for base_name in TARGETS:
     case(base_name, "randlora", RandLoraConfig, near, r=5, randlora_alpha=10, target_modules=TARGETS[base_name][-1 if base_name != "llama" else 0 :])
     case(base_name, "fourierft", FourierFTConfig, far, n_frequency=40, scaling=30.0)
 case("llama", "vera-key", VeraConfig, far, r=3, projection_prng_key=7, save_projection=False)
-case("llama", "vblora-topk", VBLoRAConfig, far, r=2, num_vectors=300, vector_length=8, topk=3, save_only_topk_weights=True)
-case("llama", "vblora-top1", VBLoRAConfig, far, r=2, num_vectors=6, vector_length=8, topk=1, save_only_topk_weights=True)
-case("llama", "randlora-key", RandLoraConfig, near, r=4, randlora_alpha=8, projection_prng_key=7, save_projection=False)
-for kind in ("sparse", "very_sparse"):
-    case("llama", f"randlora-{kind.replace('_', '-')}", RandLoraConfig, near, r=4, randlora_alpha=8, save_projection=False, **{kind: True})
+top = dict(r=2, vector_length=8, save_only_topk_weights=True)
+case("llama", "vblora-topk", VBLoRAConfig, far, num_vectors=300, topk=3, **top)
+case("llama", "vblora-top1", VBLoRAConfig, far, num_vectors=6, topk=1, **top)
+key = dict(r=4, randlora_alpha=8, save_projection=False)
+case("llama", "randlora-key", RandLoraConfig, near, projection_prng_key=7, **key)
+case("llama", "randlora-sparse", RandLoraConfig, near, sparse=True, **key)
+case("llama", "randlora-very-sparse", RandLoraConfig, near, very_sparse=True, **key)
 case(
     "llama",
     "fourierft-patterns",
