@@ -6,7 +6,9 @@
 import sys
 from pathlib import Path
 
-from peft import IA3Config, LoHaConfig, LoKrConfig, MissConfig
+import torch
+from peft import BOFTConfig, IA3Config, LoHaConfig, LoKrConfig, MissConfig, OFTConfig
+from peft.tuners.boft import layer as boft
 
 from peft_cases import make, move, task
 
@@ -45,3 +47,30 @@ for base_name, variant, settings in [
     ("bert", "miss-bat", dict(r=4, init_weights="bat")),
 ]:
     make(ROOT, base_name, variant, MissConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings))
+
+# OFT (not on GPT-2, whose layers PEFT refuses here): both rotations, blocks by size (10 divides neither width, so PEFT takes 8 and 12) and by number, shared and bound
+for base_name, variant, settings in [
+    ("llama", "oft", dict(oft_block_size=4)),
+    ("llama", "oft-exact", dict(oft_block_size=0, r=2, use_cayley_neumann=False)),
+    ("llama", "oft-nearest", dict(oft_block_size=10, num_cayley_neumann_terms=3)),
+    ("llama", "oft-shared-coft", dict(oft_block_size=8, block_share=True, coft=True, eps=0.5)),
+    ("bert", "oft-exact", dict(oft_block_size=4, use_cayley_neumann=False)),
+]:
+    make(ROOT, base_name, variant, OFTConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings))
+
+
+class BlockDiag:
+    """Stands in for PEFT's CUDA extension, without which it has one factor whatever was asked for."""
+
+    @staticmethod
+    def apply(blocks):
+        return torch.stack([torch.block_diag(*torch.unbind(factor)) for factor in blocks])
+
+
+boft.get_fbd_cuda, boft.FastBlockDiag = lambda: True, BlockDiag
+for base_name, variant, settings in [
+    ("llama", "boft", dict(boft_block_size=4)),
+    ("llama", "boft-butterfly", dict(boft_block_size=2, boft_n_butterfly_factor=3)),
+    ("bert", "boft-butterfly", dict(boft_block_size=0, boft_block_num=4, boft_n_butterfly_factor=2)),
+]:
+    make(ROOT, base_name, variant, BOFTConfig(task_type=task(base_name), target_modules=LINEARS[base_name], **settings))

@@ -1106,6 +1106,11 @@ public final class Tensor implements AutoCloseable {
         return List.of(basis.matmul(small.get(0)), small.get(1), small.get(2));
     }
 
+    /** X [.., n, k] with this [.., n, n] times X equal to b [.., n, k]. */
+    public Tensor solve(Tensor b) {
+        return call("linalg_solve", () -> torch.linalg_solve(handle, b.handle), this, b);
+    }
+
     /** Reduced QR decomposition without pivoting: Q [m, k], R [k, n], with k = min(m, n). */
     public List<Tensor> qr() {
         return pair("linalg_qr", () -> torch.linalg_qr(handle));
