@@ -85,13 +85,11 @@ public record Decomposition(NormalFloat.Quantized quantized, Tensor values, Tens
                 NormalFloat.Quantized quantized = format.quantize(rest, path);
                 Tensor values = quantized.values();
                 double error = norm(rest.sub(values), f);
-                boolean better = kept == null || error < kept.error;
                 Tensor spent = q;
                 q = scope.promote(values);
-                if (better || loop.keep == Keep.LAST) {
-                    promote(scope, quantized);
-                    kept = new Decomposition(
-                            quantized, values, scope.promote(pair.get(0)), scope.promote(pair.get(1)), error);
+                if (kept == null || error < kept.error || loop.keep == Keep.LAST) {
+                    kept = new Decomposition(quantized, values, pair.get(0), pair.get(1), error);
+                    kept.promote(scope);
                 }
                 if (spent != null && spent != kept.values) {
                     spent.close();
@@ -105,8 +103,8 @@ public record Decomposition(NormalFloat.Quantized quantized, Tensor values, Tens
         return java.util.Objects.requireNonNull(kept);
     }
 
-    private static void promote(Scope scope, NormalFloat.Quantized quantized) {
-        List.of(quantized.codes(), quantized.z(), quantized.u(), quantized.offset())
+    private void promote(Scope scope) {
+        List.of(quantized.codes(), quantized.z(), quantized.u(), quantized.offset(), l1, l2)
                 .forEach(scope::promote);
     }
 

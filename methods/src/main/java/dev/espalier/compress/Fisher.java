@@ -13,6 +13,7 @@ import dev.espalier.tensor.Tensor;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 
 /** The diagonal of the Fisher information, F = Σ_n (∂L_n/∂W)², one example at a time: how much each weight matters. */
 final class Fisher {
@@ -38,7 +39,7 @@ final class Fisher {
                     data.loss(n).backward();
                     try (Grad off = Grad.off()) {
                         for (Site site : sites) {
-                            add(site, sums.get(site.path()));
+                            add(site, Objects.requireNonNull(sums.get(site.path())));
                         }
                     }
                 }
