@@ -52,6 +52,31 @@ final class BitBudget {
     }
 
     /**
+     * A budget in bits.
+     *
+     * @param bits a weight on average, or 0 for no bound
+     * @param sizes m in bits [matrices][formats]
+     * @param weights of all matrices
+     * @throws dev.espalier.EspalierException if the smallest formats take more
+     */
+    static long of(double bits, long[][] sizes, long weights) {
+        if (bits == 0) {
+            return Long.MAX_VALUE / 4;
+        }
+        long budget = (long) (bits * weights);
+        long least = Arrays.stream(sizes)
+                .mapToLong(m -> Arrays.stream(m).min().orElseThrow())
+                .sum();
+        check(
+                least <= budget,
+                "budget is %s bits a weight and the smallest formats on offer take %.4f; set it to %.2f or more, or offer smaller ones (bits, block_sizes)",
+                bits,
+                (double) least / weights,
+                Math.ceil(100.0 * least / weights) / 100);
+        return budget;
+    }
+
+    /**
      * Solves.
      *
      * @param costs w [matrices][formats], finite

@@ -10,7 +10,6 @@ import dev.espalier.adapter.Site;
 import dev.espalier.adapter.Targets;
 import dev.espalier.io.Fields;
 import dev.espalier.io.TensorSource;
-import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
@@ -69,9 +68,6 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
             int fisher,
             Targets targets) {
 
-        private static final Map<String, DType> TYPES =
-                Map.of("fp32", DType.FLOAT32, "fp16", DType.FLOAT16, "bf16", DType.BFLOAT16);
-
         /** Checks ranges; the formats check themselves. */
         public Config {
             check(
@@ -84,31 +80,11 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
             scaleTypes = List.copyOf(scaleTypes);
             blockSizes = List.copyOf(blockSizes);
             groupSizes = List.copyOf(groupSizes);
-            for (String type : scaleTypes) {
-                check(
-                        TYPES.containsKey(type),
-                        "scale_types must be among fp32, fp16 and bf16, found %s; try fp32",
-                        type);
-            }
         }
 
         /** All combinations. */
         List<NormalFloat> formats() {
-            List<NormalFloat> all = new ArrayList<>();
-            for (int b : bits) {
-                for (int b0 : scaleBits) {
-                    for (String b1 : scaleTypes) {
-                        for (int block : blockSizes) {
-                            groupSizes.forEach(group -> all.add(
-                                    new NormalFloat(b, b0, TYPES.getOrDefault(b1, DType.FLOAT32), block, group)));
-                        }
-                    }
-                }
-            }
-            check(
-                    !all.isEmpty(),
-                    "there is no format on offer; give bits, scale_bits, scale_types, block_sizes and group_sizes a value each");
-            return all;
+            return NormalFloat.grid(bits, scaleBits, scaleTypes, blockSizes, groupSizes);
         }
     }
 
@@ -175,7 +151,11 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
     public CompressionReport compress(Config config, Subject subject) {
         List<Site> sites = subject.sites(config.targets());
         List<NormalFloat> formats = config.formats();
-        checkBudget(config, sites, formats);
+        long[][] sizes = sizes(sites, formats);
+        long budget = BitBudget.of(
+                config.budget(),
+                sizes,
+                sites.stream().mapToLong(LqLora::weights).sum());
         Attached adapter = config.loop().r() == 0 ? null : attach(config, subject);
         subject.model().disable();
         Map<String, Tensor> fisher =
@@ -184,7 +164,7 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
         Map<String, Tensor> codes = new LinkedHashMap<>();
         List<String> notes = new ArrayList<>();
         try (Grad off = Grad.off()) {
-            List<NormalFloat> chosen = allocate(config, sites, formats, fisher, subject.seed(), notes);
+            List<NormalFloat> chosen = allocate(config, sites, formats, sizes, budget, fisher, subject.seed(), notes);
             for (int i = 0; i < sites.size(); i++) {
                 Site site = sites.get(i);
                 try (Scope scope = Scope.open()) {
@@ -241,21 +221,13 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
                 seed.named("lq-lora").named(site.path()));
     }
 
-    private static void checkBudget(Config config, List<Site> sites, List<NormalFloat> formats) {
-        long least = 0;
-        for (Site site : sites) {
-            least += formats.stream()
-                    .mapToLong(format -> format.storedBits(weights(site)))
-                    .min()
-                    .orElseThrow();
-        }
-        double bits = (double) least / sites.stream().mapToLong(LqLora::weights).sum();
-        check(
-                config.budget() == 0 || bits <= config.budget(),
-                "budget is %s bits a weight and the smallest formats on offer take %.4f; set it to %.2f or more, or offer smaller ones (bits, block_sizes)",
-                config.budget(),
-                bits,
-                Math.ceil(bits * 100) / 100);
+    /** Bits of each layer in each format. */
+    private static long[][] sizes(List<Site> sites, List<NormalFloat> formats) {
+        return sites.stream()
+                .map(site -> formats.stream()
+                        .mapToLong(format -> format.storedBits(weights(site)))
+                        .toArray())
+                .toArray(long[][]::new);
     }
 
     private static long weights(Site site) {
@@ -267,6 +239,8 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
             Config config,
             List<Site> sites,
             List<NormalFloat> formats,
+            long[][] sizes,
+            long budget,
             Map<String, Tensor> fisher,
             Seed seed,
             List<String> notes) {
@@ -274,20 +248,15 @@ public final class LqLora implements Compressor<LqLora.Config>, Coded {
             return java.util.Collections.nCopies(sites.size(), formats.get(0));
         }
         double[][] costs = new double[sites.size()][formats.size()];
-        long[][] sizes = new long[sites.size()][formats.size()];
-        long all = 0;
         for (int i = 0; i < sites.size(); i++) {
-            all += weights(sites.get(i));
             for (int c = 0; c < formats.size(); c++) {
                 try (Scope scope = Scope.open()) {
                     double e = decompose(config, sites.get(i), formats.get(c), fisher, seed)
                             .error();
                     costs[i][c] = e * e;
                 }
-                sizes[i][c] = formats.get(c).storedBits(weights(sites.get(i)));
             }
         }
-        long budget = config.budget() == 0 ? Long.MAX_VALUE / 4 : (long) (config.budget() * all);
         BitBudget.Allocation best = BitBudget.solve(costs, sizes, budget);
         if (best.gap() > 0) {
             notes.add(

@@ -2,9 +2,11 @@ package dev.espalier.compress;
 
 import static dev.espalier.Check.check;
 
+import dev.espalier.EspalierException;
 import dev.espalier.io.TensorSource;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -53,6 +55,44 @@ public record NormalFloat(int bits, int scaleBits, DType scaleType, int block, i
                 scaleType);
         check(block >= 1, "block_sizes must be at least 1, found %d; try 64", block);
         check(group >= 1, "group_sizes must be at least 1, found %d; try 256", group);
+    }
+
+    /**
+     * All combinations.
+     *
+     * @param scaleTypes among fp32, fp16, bf16
+     */
+    static List<NormalFloat> grid(
+            List<Integer> bits,
+            List<Integer> scaleBits,
+            List<String> scaleTypes,
+            List<Integer> blocks,
+            List<Integer> groups) {
+        List<NormalFloat> all = new ArrayList<>();
+        for (int b : bits) {
+            for (int b0 : scaleBits) {
+                for (String b1 : scaleTypes) {
+                    for (int block : blocks) {
+                        groups.forEach(group -> all.add(new NormalFloat(b, b0, scaleType(b1), block, group)));
+                    }
+                }
+            }
+        }
+        check(
+                !all.isEmpty(),
+                "there is no format on offer; give bits, scale_bits, scale_types, block_sizes and group_sizes a value each");
+        return all;
+    }
+
+    private static DType scaleType(String name) {
+        return switch (name) {
+            case "fp32" -> DType.FLOAT32;
+            case "fp16" -> DType.FLOAT16;
+            case "bf16" -> DType.BFLOAT16;
+            default ->
+                throw new EspalierException(
+                        "scale_types must be among fp32, fp16 and bf16, found %s; try fp32".formatted(name));
+        };
     }
 
     /** The 2^bits levels, rising from -1 to 1: float32. */

@@ -291,7 +291,7 @@ class LqLoraTest {
         assertThatThrownBy(() -> config("fisher", -1)).hasMessageStartingWith("fisher must be a number of examples");
         assertThatThrownBy(() -> config("r", -1)).hasMessageStartingWith("r must be at least 0");
         assertThatThrownBy(() -> config("iterations", 0)).hasMessage("iterations must be at least 1, found 0; try 100");
-        assertThatThrownBy(() -> config("scale_types", "fp64"))
+        assertThatThrownBy(() -> config("scale_types", "fp64").formats())
                 .hasMessage("scale_types must be among fp32, fp16 and bf16, found fp64; try fp32");
         assertThatThrownBy(() -> config("bits", List.of()).formats())
                 .hasMessageStartingWith("there is no format on offer");

@@ -243,8 +243,8 @@ public final class Run implements AutoCloseable {
 
     /** The training data one example at a time, without padding. */
     Calibration singly() {
-        Collator.Options options =
-                new Collator.Options(1, PadId.of(pretrained), Collator.Side.RIGHT, recipe.task().shuffle(), 0);
+        Collator.Options options = new Collator.Options(
+                1, PadId.of(pretrained), Collator.Side.RIGHT, recipe.task().shuffle(), 0);
         Seed seed = new Seed(recipe.train().config().seed());
         return calibration(new Collator(train.items(), options, seed), Calibration.NONE);
     }
