@@ -123,4 +123,40 @@ class FederateCommandTest {
                 .isEqualTo(
                         "espalier: the recipe has no section federate; write one, or carry it out by espalier train");
     }
+
+    /** A pretrained model and real texts: two clients, three classes of tickets, the loss falls round by round. */
+    @Test
+    void learnsOnAPretrainedModel() throws IOException {
+        Path train =
+                Path.of(System.getProperty("espalier.root", ".."), "recipes/src/main/resources/quickstart/train.csv");
+        List<String> rows = Files.readAllLines(train);
+        List<String> labels = rows.stream()
+                .skip(1)
+                .map(row -> row.substring(row.lastIndexOf(',') + 1))
+                .distinct()
+                .limit(3)
+                .toList();
+        List<String> some = new ArrayList<>(List.of(rows.get(0)));
+        rows.stream()
+                .filter(row -> labels.contains(row.substring(row.lastIndexOf(',') + 1)))
+                .limit(60)
+                .forEach(some::add);
+        Path data = Cli.write(folder.resolve("tickets.csv"), String.join("\n", some) + "\n");
+        Cli.Result result = Cli.run(
+                "federate",
+                "fedsvd",
+                "--set",
+                "model=minilm",
+                "--set",
+                "task={type: classification, data: %s, heldOut: 0.2}".formatted(data),
+                "--set",
+                "federate={type: fedsvd, clients: 2, fraction: 1, rounds: 3, localSteps: 3, batch: 8, epsilon: 0, learningRate: 20, concentration: 5}",
+                "--out",
+                out.toString());
+        assertThat(result.code()).as(result.err()).isZero();
+        double[] losses = Files.readAllLines(out.resolve("metrics.jsonl")).stream()
+                .mapToDouble(line -> (double) Json.parse("metrics", line).get("loss"))
+                .toArray();
+        assertThat(losses[2]).isLessThan(losses[0]);
+    }
 }

@@ -101,7 +101,7 @@ class UnlearnCommandTest {
         }
     }
 
-    /** Stopped and resumed it comes to the same numbers: what is drawn depends on seed and step alone. */
+    /** What is drawn to be retained, too. */
     @Test
     void oneSeedGivesTheSameAdapter() {
         assertThat(unlearn().code()).isZero();
