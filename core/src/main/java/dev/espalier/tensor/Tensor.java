@@ -1,5 +1,6 @@
 package dev.espalier.tensor;
 
+import com.google.errorprone.annotations.CanIgnoreReturnValue;
 import dev.espalier.Check;
 import java.nio.Buffer;
 import java.nio.ByteBuffer;
@@ -419,10 +420,18 @@ public final class Tensor implements AutoCloseable {
     /**
      * Calls a hook with the gradient of this tensor, once a backward pass has all of it.
      *
-     * <p>It acts only on tensors for which gradients are recorded, and must not be closed before them.
+     * <p>It acts only on tensors for which gradients are recorded, and must not be closed before them or before it is removed.
+     *
+     * @return a number for {@link #removeHook}
      */
-    public void registerHook(GradientHook hook) {
-        handle.register_hook(hook.handle());
+    @CanIgnoreReturnValue
+    public int registerHook(GradientHook hook) {
+        return handle.register_hook(hook.handle());
+    }
+
+    /** Calls a hook no more. */
+    public void removeHook(int number) {
+        handle.remove_hook(number);
     }
 
     /** The same values, cut off from recorded gradients; shares memory. */

@@ -169,6 +169,11 @@ public final class DctAdamW implements OptimizerMethod<DctAdamW.Config> {
         }
 
         @Override
+        public boolean separable() {
+            return false;
+        }
+
+        @Override
         public double weightDecay() {
             return config.adam().weightDecay();
         }

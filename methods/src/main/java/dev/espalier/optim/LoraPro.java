@@ -173,6 +173,11 @@ public final class LoraPro implements OptimizerMethod<LoraPro.Config> {
         }
 
         @Override
+        public boolean separable() {
+            return false;
+        }
+
+        @Override
         public double weightDecay() {
             return config.adam().weightDecay();
         }

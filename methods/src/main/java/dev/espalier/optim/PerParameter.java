@@ -44,9 +44,18 @@ final class PerParameter implements Optimizer {
     }
 
     /** A tensor that is remembered. */
-    record Kept(DType dtype, long... shape) {
+    record Kept(DType dtype, List<Long> sizes) {
+
+        Kept(DType dtype, long... shape) {
+            this(dtype, Arrays.stream(shape).boxed().toList());
+        }
+
+        long[] shape() {
+            return sizes.stream().mapToLong(Long::longValue).toArray();
+        }
+
         long bytes() {
-            return Arrays.stream(shape).reduce(1, (a, b) -> a * b) * dtype.bytes();
+            return sizes.stream().reduce(1L, (a, b) -> a * b) * dtype.bytes();
         }
     }
 

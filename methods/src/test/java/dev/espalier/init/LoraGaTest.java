@@ -449,7 +449,7 @@ class LoraGaTest extends AdapterContract {
             Attached adapter = model.attach("default", spec(), new Seed(1), calibration(net));
             TrainConfig usual = TrainConfig.DEFAULT;
             TrainConfig config = new TrainConfig(
-                    0, 6, 8, 1, 1e-2, usual.optimizer(), usual.schedule(), 1, 0, 0, 0, 1, 3, usual.logEvery());
+                    0, 6, 8, 1, 1e-2, usual.optimizer(), usual.schedule(), false, 1, 0, 0, 0, 1, 3, usual.logEvery());
             Trainer[] running = new Trainer[1];
             try (Trainer trainer = TinyTask.trainer(net, adapter, model, config)
                     .progress(p -> {})

@@ -66,6 +66,7 @@ class BaLoraTest {
                 1e-2,
                 AdamW.Config.DEFAULT,
                 new Schedule(Schedule.Curve.CONSTANT, 0, 0),
+                false,
                 1,
                 0,
                 0,

@@ -91,6 +91,7 @@ public record TrainPart(
                         f.choice("schedule", usual.schedule().curve()),
                         f.longInteger("warmupSteps", 0),
                         f.number("warmupRatio", 0)),
+                f.bool("inBackward", usual.inBackward()),
                 f.number("clip", usual.clip()),
                 f.longInteger("evalEvery", usual.evalEvery()),
                 f.integer("patience", usual.patience()),

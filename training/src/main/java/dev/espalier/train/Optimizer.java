@@ -23,6 +23,11 @@ public interface Optimizer extends AutoCloseable {
         /** Bytes that an optimiser over these groups will remember once all of them have moved, known without making it. */
         long stateBytes(List<ParameterGroup> groups);
 
+        /** Whether each parameter may have an optimiser of its own, as moving them during the backward pass asks. */
+        default boolean separable() {
+            return true;
+        }
+
         /** Weight decay of parameters that come in no group of their own. */
         double weightDecay();
     }

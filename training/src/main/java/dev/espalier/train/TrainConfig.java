@@ -14,6 +14,8 @@ import com.google.errorprone.annotations.CanIgnoreReturnValue;
  * @param learningRate the schedule's peak, above 0
  * @param optimizer which, and its settings
  * @param schedule how the rate runs
+ * @param inBackward whether each parameter moves as soon as the backward pass has its gradient, which is then freed; needs an
+ *     accumulation of 1 and no clipping, and callbacks see no gradients
  * @param clip longest global gradient norm, above 0; 0: no clipping
  * @param evalEvery steps between evaluations; 0: at the end of each epoch
  * @param patience evaluations without a better one before training stops early; then, and at a regular end, the best state
@@ -31,6 +33,7 @@ public record TrainConfig(
         double learningRate,
         Optimizer.Config optimizer,
         Schedule schedule,
+        boolean inBackward,
         double clip,
         long evalEvery,
         int patience,
@@ -41,7 +44,7 @@ public record TrainConfig(
 
     /** Three epochs of batches of 8, AdamW at 2e-4 falling linearly, clipped at 1. */
     public static final TrainConfig DEFAULT =
-            new TrainConfig(3, 0, 8, 1, 2e-4, AdamW.Config.DEFAULT, Schedule.DEFAULT, 1, 0, 0, 0, 1, 0, 10);
+            new TrainConfig(3, 0, 8, 1, 2e-4, AdamW.Config.DEFAULT, Schedule.DEFAULT, false, 1, 0, 0, 0, 1, 0, 10);
 
     /** Checks the ranges. */
     public TrainConfig {
@@ -57,6 +60,15 @@ public record TrainConfig(
                 "learningRate must be above 0 and finite, found %s; try 2e-4",
                 learningRate);
         check(clip >= 0 && Double.isFinite(clip), "clip must be above 0, or 0 for none, found %s; try 1", clip);
+        check(
+                !inBackward || (accumulation == 1 && clip == 0),
+                "inBackward frees each gradient before the others are there, so that they can be neither summed nor clipped together, found accumulation %d and clip %s; set them to 1 and 0",
+                accumulation,
+                clip);
+        check(
+                !inBackward || optimizer.separable(),
+                "inBackward moves each parameter by itself, which %s cannot; leave inBackward out, or train with adamw",
+                optimizer);
         check(evalEvery >= 0, "evalEvery must be at least 0 (0: each epoch), found %d", evalEvery);
         check(patience >= 0, "patience must be at least 0 (0: no early stopping), found %d; try 3", patience);
         check(checkpointEvery >= 0, "checkpointEvery must be at least 0 (0: none), found %d; try 500", checkpointEvery);
@@ -74,6 +86,7 @@ public record TrainConfig(
                 learningRate,
                 other,
                 schedule,
+                inBackward,
                 clip,
                 evalEvery,
                 patience,
@@ -97,6 +110,7 @@ public record TrainConfig(
         private double learningRate = DEFAULT.learningRate;
         private Optimizer.Config optimizer = DEFAULT.optimizer;
         private Schedule schedule = DEFAULT.schedule;
+        private boolean inBackward = DEFAULT.inBackward;
         private double clip = DEFAULT.clip;
         private long evalEvery = DEFAULT.evalEvery;
         private int patience = DEFAULT.patience;
@@ -155,6 +169,13 @@ public record TrainConfig(
         @CanIgnoreReturnValue
         public Builder schedule(Schedule value) {
             schedule = value;
+            return this;
+        }
+
+        /** Whether parameters move during the backward pass. */
+        @CanIgnoreReturnValue
+        public Builder inBackward(boolean value) {
+            inBackward = value;
             return this;
         }
 
@@ -217,6 +238,7 @@ public record TrainConfig(
                     learningRate,
                     optimizer,
                     schedule,
+                    inBackward,
                     clip,
                     evalEvery,
                     patience,

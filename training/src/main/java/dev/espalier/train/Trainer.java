@@ -55,6 +55,7 @@ public final class Trainer implements AutoCloseable {
     private final Map<String, ?> recipe;
     private final Map<String, String> hashes;
     private final TrainingRun run;
+    private final @Nullable InBackward inBackward;
     private final Seed dropout;
     private final Stopwatch stopwatch = new Stopwatch();
     private volatile boolean stop;
@@ -95,7 +96,9 @@ public final class Trainer implements AutoCloseable {
         check(!resume || out != null, "a run is resumed in its output folder; name it");
         Parameters.verify(groups, task.model());
         Parameters.of(groups).values().forEach(p -> p.trainable(true));
-        run = new TrainingRun(task, groups, Optimizers.of(config.optimizer(), groups), config, totalSteps());
+        inBackward = config.inBackward() ? new InBackward(config.optimizer(), groups) : null;
+        Optimizer optimizer = inBackward == null ? Optimizers.of(config.optimizer(), groups) : inBackward;
+        run = new TrainingRun(task, groups, optimizer, config, totalSteps());
         dropout = new Seed(config.seed()).named("dropout");
     }
 
@@ -266,7 +269,9 @@ public final class Trainer implements AutoCloseable {
             }
             StepContext last = new StepContext(run, number, batches.size() - 1, batches.get(batches.size() - 1), rate);
             eachCallback(callback -> callback.afterBackward(last));
-            norm = Parameters.normAndClip(run.parameters().values(), config.clip());
+            norm = inBackward == null
+                    ? Parameters.normAndClip(run.parameters().values(), config.clip())
+                    : inBackward.norm();
             check(
                     Double.isFinite(norm),
                     "the gradient is not finite at step %d, on %s; lower the learning rate (%.3g), or look for broken examples"
@@ -309,7 +314,13 @@ public final class Trainer implements AutoCloseable {
                     context.step(),
                     sources(List.of(context.batch())),
                     context.learningRate());
+            if (inBackward != null) {
+                inBackward.arm(context.learningRate());
+            }
             loss.backward();
+            if (inBackward != null) {
+                inBackward.sweep();
+            }
             return value;
         }
     }
