@@ -422,7 +422,7 @@ public final class Increlora implements Adapter, Mergeable, LoraExpressible {
             }
             if (!come.isEmpty()) {
                 double decay = run.config().optimizer().weightDecay();
-                run.grow(new ParameterGroup("grown at step " + t, come, clock(run, t), decay, null));
+                run.grow(new ParameterGroup("grown at step " + t, come, clock(run, t), decay));
             }
         }
 

@@ -179,7 +179,7 @@ public final class PrefixTuning implements AdapterType<PrefixTuning.Config> {
 
         /** As torch.nn.Linear starts. */
         private static Tensor bias(Generator generator, long out, long in) {
-            return generator.uniform(-1 / Math.sqrt(in), 1 / Math.sqrt(in), out);
+            return generator.uniform(-1 / Math.sqrt((double) in), 1 / Math.sqrt((double) in), out);
         }
 
         private void put(String name, Tensor start, Tensor like) {

@@ -117,7 +117,7 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
         }
 
         private double scale(long n) {
-            return scaleForm == ScaleForm.ALPHA_OVER_R ? alpha / r : alpha / (r * Math.sqrt(n));
+            return scaleForm == ScaleForm.ALPHA_OVER_R ? alpha / r : alpha / (r * Math.sqrt((double) n));
         }
     }
 
@@ -221,14 +221,14 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
             long n = -Math.floorDiv(-m, r);
             try (Generator generator = Generator.of(config.key())) {
                 if (config.sparse() || config.verySparse()) {
-                    double share = 1 / (2 * (config.verySparse() ? Math.sqrt(m) : 3));
+                    double share = 1 / (2 * (config.verySparse() ? Math.sqrt((double) m) : 3));
                     return List.of(ternary(generator, share, r, 1, m), ternary(generator, share, max, n, r));
                 }
-                double bound = 1 / Math.sqrt(m);
+                double bound = 1 / Math.sqrt((double) m);
                 Tensor a = generator.uniform(-bound, bound, DType.BFLOAT16, r, 1, m);
                 List<Tensor> b = new ArrayList<>();
                 for (long j = 0; j < n; j++) {
-                    double other = 1 / Math.sqrt(r);
+                    double other = 1 / Math.sqrt((double) r);
                     b.add(generator.uniform(-other, other, DType.BFLOAT16, max, 1, r));
                 }
                 return List.of(unit(a), unit(Tensor.cat(b, 1)));
@@ -259,7 +259,7 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
             if (config.scaleForm() != ScaleForm.ALPHA_OVER_R) {
                 made.adapters().forEach((path, adapter) -> {
                     Tensor lambda = ((RandLora) adapter).lambda.tensor();
-                    tensors.put(Made.key(path, "randlora_lambda"), lambda.div(Math.sqrt(lambda.size(1))));
+                    tensors.put(Made.key(path, "randlora_lambda"), lambda.div(Math.sqrt((double) lambda.size(1))));
                 });
             }
             return new Saved<>(config.withScaleForm(ScaleForm.ALPHA_OVER_R), tensors);

@@ -175,7 +175,7 @@ public final class Sltrain implements Adapter, Mergeable {
         Device device = site.layer().weightParameter().tensor().device();
         int n = (int) config.entries(out, in);
         Seed here = seed.named(site.path());
-        double bound = 1 / Math.sqrt(in);
+        double bound = 1 / Math.sqrt((double) in);
         try (Scope scope = Scope.open();
                 Generator forA = here.named("lora_A").generator();
                 Generator forV = here.named("sparse_values").generator();
@@ -187,7 +187,7 @@ public final class Sltrain implements Adapter, Mergeable {
                     ? Tensor.zeros(DType.INT32, 0)
                     : Tensor.of(draw(here.named("sparse_index"), n, (int) (in * out)), n);
             places = new Parameter(drawn.to(device));
-            double biasBound = 1 / Math.sqrt(out);
+            double biasBound = 1 / Math.sqrt((double) out);
             bias = site.layer().biasParameter() == null
                     ? null
                     : trained(forBias.uniform(-biasBound, biasBound, out), wide, device);

@@ -157,7 +157,7 @@ public final class Vera implements Adapter, Mergeable, LoraExpressible {
 
         /** Kaiming's uniform for rectifiers: ±√(6 / fan_in), in the order of operations that PEFT has. */
         private static Tensor uniform(Generator generator, long rows, long columns) {
-            double bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(columns));
+            double bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt((double) columns));
             return generator.uniform(-bound, bound, rows, columns);
         }
 

@@ -35,6 +35,7 @@ final class BitBudget {
      * @param size Σ m
      * @param gap how much less the best cost may be; 0 where this is proved to be the best
      */
+    @SuppressWarnings("ArrayRecordComponent") // carried, never compared
     record Allocation(int[] choice, double cost, long size, double gap) {}
 
     private final List<List<Choice>> matrices; // without dominated choices, by rising size

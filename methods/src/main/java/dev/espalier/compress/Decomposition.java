@@ -91,7 +91,7 @@ public record Decomposition(NormalFloat.Quantized quantized, Tensor values, Tens
                     kept = new Decomposition(quantized, values, pair.get(0), pair.get(1), error);
                     kept.promote(scope);
                 }
-                if (spent != null && spent != kept.values) {
+                if (spent != null && kept != null && spent != kept.values) {
                     spent.close();
                 }
                 if (error >= former) { // equal: nothing moves any more

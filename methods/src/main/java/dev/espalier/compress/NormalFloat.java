@@ -136,6 +136,7 @@ public record NormalFloat(int bits, int scaleBits, DType scaleType, int block, i
      * @param u scales of the groups [groups]
      * @param offset o_s: float32 []
      */
+    @SuppressWarnings("ArrayRecordComponent") // carried, never compared
     public record Quantized(NormalFloat format, long[] shape, Tensor codes, Tensor z, Tensor u, Tensor offset) {
 
         /** â of each block: float32 [blocks]. */

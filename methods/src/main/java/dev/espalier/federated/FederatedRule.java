@@ -13,6 +13,7 @@ import dev.espalier.tensor.Tensor;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 
 /**
  * A federated method: what clients train, how the server aggregates, what it does after a round. All else is {@link
@@ -37,7 +38,11 @@ public interface FederatedRule<C> extends Part<C, FederatedRule.Server> {
                 trained().forEach((key, p) -> {
                     try (Scope scope = Scope.open()) {
                         Tensor before = p.tensor().clone();
-                        uploads.forEach(u -> p.tensor().add_(u.values().get(key).sub(before), u.weight()));
+                        uploads.forEach(u -> p.tensor()
+                                .add_(
+                                        Objects.requireNonNull(u.values().get(key))
+                                                .sub(before),
+                                        u.weight()));
                     }
                 });
             }

@@ -19,6 +19,7 @@ import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
@@ -228,7 +229,7 @@ final class PerSampleGradients {
                     Tensor f = Tensor.of(factors, factors.length)
                             .to(outer.left.dtype())
                             .to(outer.left.device());
-                    sums.get(outer.parameter).add_(outer.weighted(f));
+                    Objects.requireNonNull(sums.get(outer.parameter)).add_(outer.weighted(f));
                 }
             }
         }

@@ -232,7 +232,7 @@ public final class LoraGa implements Initializer {
 
     private static double length(Config config, Tensor w, long r, double s) {
         return switch (config.scale()) {
-            case STABLE -> Math.pow(w.size(0), 0.25) / Math.sqrt(config.gamma());
+            case STABLE -> Math.pow((double) w.size(0), 0.25) / Math.sqrt(config.gamma());
             case UNIT -> 1;
             case GD -> 1 / s;
             case WEIGHTS -> {

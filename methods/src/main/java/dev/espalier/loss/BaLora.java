@@ -247,9 +247,9 @@ public final class BaLora implements Regularizer<BaLora.Config> {
             return z.sum().mul(0);
         }
         Tensor centred = z.sub(z.mean(0, true)); // [n, D]
-        Tensor c = centred.t().matmul(centred).div(n - 1); // [D, D]
+        Tensor c = centred.t().matmul(centred).div((double) (n - 1)); // [D, D]
         Tensor others = Tensor.eye(c.size(0), c.dtype()).to(c.device()).neg().add(1);
-        return c.mul(others).square().sum().div(z.size(1));
+        return c.mul(others).square().sum().div((double) z.size(1));
     }
 
     /** DR of language models: minus the mean entropy of the softmax over the K largest logits. */

@@ -41,6 +41,11 @@ public record ParameterGroup(
         lrFactor();
     }
 
+    /** A group whose multiple of the learning rate is asked for at each step. */
+    public ParameterGroup(String name, Map<String, Parameter> parameters, DoubleSupplier rate, double weightDecay) {
+        this(name, parameters, rate, weightDecay, null);
+    }
+
     /** The same for other parameters. */
     public ParameterGroup withParameters(Map<String, Parameter> others) {
         return new ParameterGroup(name, others, rate, weightDecay, optimizer);
