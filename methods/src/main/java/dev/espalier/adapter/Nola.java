@@ -222,7 +222,7 @@ public final class Nola implements Adapter, Mergeable, LoraExpressible {
             a = basisA.combine(alpha.tensor()).mul(scaleA);
             b = basisB.combine(beta.tensor()).mul(scaleB);
             if (startA != null) {
-                a.add_(startA.matrix(0).to(a.dtype()).to(a.device()), 1 / Math.sqrt(a.size(1)));
+                a.add_(startA.matrix(0).to(a.dtype()).to(a.device()), 1 / Math.sqrt((double) a.size(1)));
             }
         }
         if (alpha.isTrainable()) {

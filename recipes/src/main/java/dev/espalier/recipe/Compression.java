@@ -28,7 +28,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A recipe's {@code compress} carried out: a model folder with compressed weights, and an adapter on it if the method makes one.
+ * A recipe for compressing carried out: a model folder with compressed weights, and an adapter on it if the method makes one.
  *
  * <pre>{@code
  * model: minilm
