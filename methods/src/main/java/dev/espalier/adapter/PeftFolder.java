@@ -123,6 +123,10 @@ public final class PeftFolder {
             AdaptedModel model, String name, Path folder, @Nullable Info info, int maxRank, Map<String, ?> receipt) {
         Attached adapter = model.adapter(name);
         check(
+                adapter.spec().type().onLayers(),
+                "%s stands on no layer, so it is no LoRA and cannot become one; merge it instead",
+                adapter.spec().type().name());
+        check(
                 maxRank >= 0,
                 "the rank to export with must be at least 1, or 0 for the adapter's own, found %d",
                 maxRank);

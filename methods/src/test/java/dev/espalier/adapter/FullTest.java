@@ -136,6 +136,8 @@ class FullTest {
                 .containsEntry("peft_type", "ESPALIER_FULL")
                 .containsEntry("parameters", List.of("layers", "head"))
                 .doesNotContainKey("target_modules");
+        assertThatThrownBy(() -> PeftFolder.exportLora(model, "default", folder.resolve("lora"), null, 4, Map.of()))
+                .hasMessage("full stands on no layer, so it is no LoRA and cannot become one; merge it instead");
         model.remove("default");
         Attached again = PeftFolder.load(model, folder, null, true);
         assertThat(run(net).equal(trained)).isTrue();
