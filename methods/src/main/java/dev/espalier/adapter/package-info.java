@@ -10,6 +10,11 @@
  * ranks, at about twice the time. Starting values are in {@code dev.espalier.init}, optimiser settings in {@code
  * dev.espalier.optim}.
  *
+ * <p><b>Ranks that differ.</b> Where it is unknown how much a layer needs: {@link dev.espalier.adapter.Adalora} takes ranks away
+ * until a budget is met, {@link dev.espalier.adapter.Increlora} gives them out one by one, {@link dev.espalier.adapter.Sora} lets
+ * a threshold decide, and {@link dev.espalier.adapter.Dylora} is cut to any rank after training. All four become exact plain
+ * LoRAs. {@link dev.espalier.adapter.Sltrain} has no frozen weight underneath: it is for pre-training.
+ *
  * <p><b>To add one</b>, write a class that implements {@link dev.espalier.adapter.Adapter} (and {@link
  * dev.espalier.adapter.Mergeable} if its effect is a weight) with a nested {@link dev.espalier.adapter.AdapterType}, name
  * the type in {@code META-INF/services/dev.espalier.adapter.Method}, and let its test extend {@code AdapterContract}.
