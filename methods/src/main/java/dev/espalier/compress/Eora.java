@@ -176,7 +176,8 @@ public final class Eora implements Compressor<Eora.Config> {
             compressed.codes().values().forEach(all::promote);
             Map<String, Double> bits = new LinkedHashMap<>();
             compressed.rows().forEach(row -> bits.put(row.path(), row.bits()));
-            long blind = 0;
+            long blind = 0; // layers
+            double silent = 0; // shares of directions
             for (List<Site> block : blocks(sites)) {
                 try (ReceivedInputs inputs = ReceivedInputs.of(
                         block, originals, subject.data(), config.sequences(), config.average() == Average.DECAYED)) {
@@ -186,13 +187,14 @@ public final class Eora implements Compressor<Eora.Config> {
                         double bitsHere = bits.getOrDefault(site.path(), 0.0);
                         rows.add(compensate(site, w, c, adapter.lowRank(site.path()), bitsHere));
                         blind += c.root().dropped() > 0 ? 1 : 0;
+                        silent += (double) c.root().dropped() / site.layer().inFeatures();
                     }
                 }
             }
             if (blind > 0) {
                 notes.add(
-                        "%d of %d layers receive inputs that leave some directions out, which are not compensated; more sequences may reach them"
-                                .formatted(blind, sites.size()));
+                        "%d of %d layers receive inputs that leave directions out, on average %.0f %% of them, which are not compensated; more sequences may reach them"
+                                .formatted(blind, sites.size(), 100 * silent / sites.size()));
             }
         }
         return new CompressionReport(rows, compressed.codes(), compressed.codedBy(), "output", notes);
