@@ -12,7 +12,7 @@ import java.util.stream.IntStream;
  * <p>The generator is called {@value #GENERATOR}. To the bit: with γ = 9e3779b97f4a7c15, mix(z) the finaliser of SplitMix64 as in
  * {@link Seed}, and all sums modulo 2⁶⁴, matrix i has the state s = {@code seed.at(i).value()}, and its words are mix(s + γ),
  * mix(s + 2γ), ...: what {@code new java.util.SplittableRandom(s).nextLong()} gives. Entries in row-major order take 24 bits
- * each, the highest of a word and then the next: entry 2n is (word n >>> 40) · 2⁻²³ - 1, entry 2n + 1 is ((word n >>> 16) mod 2²⁴)
+ * each, the highest of a word and then the next: entry 2n is (the highest 24 bits of word n) · 2⁻²³ - 1, entry 2n + 1 is (the next 24 bits)
  * · 2⁻²³ - 1. They are uniform on the multiples of 2⁻²³ in [-1, 1), exact in float32, and the same on every device, number of
  * threads and element type.
  *

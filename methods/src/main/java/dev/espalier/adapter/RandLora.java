@@ -203,15 +203,19 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
                 in = Math.max(in, site.linear("randlora").inFeatures());
                 out = Math.max(out, site.layer().outFeatures());
             }
-            Map<String, Parameter> shared = new LinkedHashMap<>();
+            Parameter a;
+            Parameter b;
             try (Scope scope = Scope.open()) {
                 List<Tensor> bases = bases(config, Math.min(in, out), Math.max(in, out));
-                shared.put(A, sites.get(0).frozen(bases.get(0)));
-                shared.put(B, sites.get(0).frozen(bases.get(1)));
+                a = sites.get(0).frozen(bases.get(0));
+                b = sites.get(0).frozen(bases.get(1));
             }
+            Map<String, Parameter> shared = new LinkedHashMap<>();
+            shared.put(A, a);
+            shared.put(B, b);
             Map<String, Adapter> adapters = new LinkedHashMap<>();
             sites.forEach(
-                    site -> adapters.put(site.path(), new RandLora(config, site, shared.get(A), shared.get(B), seed)));
+                    site -> adapters.put(site.path(), new RandLora(config, site, a, b, seed)));
             return new Made(adapters, shared);
         }
 

@@ -169,17 +169,15 @@ public final class VbLora implements Adapter, Mergeable, LoraExpressible {
 
         @Override
         public Made create(Config config, List<Site> sites, Seed seed) {
-            Map<String, Parameter> shared = new LinkedHashMap<>();
+            Parameter bank;
             try (Scope scope = Scope.open();
                     Generator generator = seed.named(BANK).generator()) {
                 double bound = config.bankBound();
-                shared.put(
-                        BANK,
-                        sites.get(0).trained(generator.uniform(-bound, bound, config.vectors(), config.length())));
+                bank = sites.get(0).trained(generator.uniform(-bound, bound, config.vectors(), config.length()));
             }
             Map<String, Adapter> adapters = new LinkedHashMap<>();
-            sites.forEach(site -> adapters.put(site.path(), new VbLora(config, site, shared.get(BANK), seed)));
-            return new Made(adapters, shared);
+            sites.forEach(site -> adapters.put(site.path(), new VbLora(config, site, bank, seed)));
+            return new Made(adapters, Map.of(BANK, bank));
         }
 
         @Override

@@ -143,15 +143,19 @@ public final class Vera implements Adapter, Mergeable, LoraExpressible {
         public Made create(Config config, List<Site> sites, Seed seed) {
             long in = largest(sites, site -> site.linear("vera").inFeatures());
             long out = largest(sites, site -> site.layer().outFeatures());
-            Map<String, Parameter> shared = new LinkedHashMap<>();
+            Parameter a;
+            Parameter b;
             try (Scope scope = Scope.open();
                     Generator generator = Generator.of(config.key())) {
-                shared.put(A, sites.get(0).frozen(uniform(generator, config.r(), in)));
-                shared.put(B, sites.get(0).frozen(uniform(generator, out, config.r())));
+                a = sites.get(0).frozen(uniform(generator, config.r(), in));
+                b = sites.get(0).frozen(uniform(generator, out, config.r()));
             }
+            Map<String, Parameter> shared = new LinkedHashMap<>();
+            shared.put(A, a);
+            shared.put(B, b);
             Map<String, Adapter> adapters = new LinkedHashMap<>();
             sites.forEach(
-                    site -> adapters.put(site.path(), new Vera(config, site, shared.get(A), shared.get(B), seed)));
+                    site -> adapters.put(site.path(), new Vera(config, site, a, b, seed)));
             return new Made(adapters, shared);
         }
 
