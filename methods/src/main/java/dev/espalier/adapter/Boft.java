@@ -27,7 +27,7 @@ import org.jspecify.annotations.Nullable;
  * }</pre>
  *
  * <p>P_1 is the identity; P_i brings together what lies half a block of factor i - 1 apart, so that f factors let every 2^(f -
- * 1) blocks mix. M starts at 0 and s at 1: no change yet. After the source of PEFT 0.21, which without its CUDA extension has f =
+ * 1) blocks mix. M starts at 0 and s at 1: no change yet. Checked against PEFT 0.21, which without its CUDA extension has f =
  * 1 whatever was asked for. Blocks drop out each by itself, so many as PEFT leaves out on average: a share of one factor.
  */
 public final class Boft implements Adapter, Mergeable {
