@@ -311,7 +311,7 @@ public final class Oft implements Adapter, Mergeable {
     private Tensor bounded(Tensor triangles) {
         Tensor step;
         try (Grad off = Grad.off()) {
-            double most = config.eps() / Math.sqrt(triangles.size(0));
+            double most = config.eps() / Math.sqrt((double) triangles.size(0));
             Tensor norm = triangles.norm(1, true).mul(Math.sqrt(2)); // of Q_i, which holds each number twice
             Tensor factor = norm.maximum(norm.zerosLike().add(most)).div(most); // at least 1
             step = triangles.div(factor).sub(triangles);

@@ -154,8 +154,7 @@ public final class Vera implements Adapter, Mergeable, LoraExpressible {
             shared.put(A, a);
             shared.put(B, b);
             Map<String, Adapter> adapters = new LinkedHashMap<>();
-            sites.forEach(
-                    site -> adapters.put(site.path(), new Vera(config, site, a, b, seed)));
+            sites.forEach(site -> adapters.put(site.path(), new Vera(config, site, a, b, seed)));
             return new Made(adapters, shared);
         }
 
