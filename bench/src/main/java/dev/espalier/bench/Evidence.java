@@ -43,7 +43,7 @@ public final class Evidence {
     private static final Path RUNS = Path.of("bench/results/evidence");
     private static final Path DATA = Path.of("recipes/src/main/resources/quickstart");
     private static final Pattern CARD = Pattern.compile(
-            "@Card\\(\\s*value\\s*=\\s*\"([^\"]+)\"\\s*,\\s*checks\\s*=\\s*\\{?([0-9,\\s]+)\\}?\\s*\\)|void\\s+(\\w+)\\s*\\(");
+            "@Card\\(\\s*value\\s*=\\s*\"([^\"]+)\"\\s*,\\s*checks\\s*=\\s*\\{?([0-9,\\s]+)\\}?\\s*\\)|void\\s+(\\w+)\\s*\\(|class\\s+(\\w+)");
     private static final Pattern CASE =
             Pattern.compile("<testcase name=\"(\\w+)[^\"]*\" classname=\"([\\w.$]+)\"[^>]*?(/?)>");
 
@@ -247,8 +247,11 @@ public final class Evidence {
                             numbers.add(Integer.valueOf(number.strip()));
                         }
                     }
-                } else {
-                    Boolean passed = outcomes.getOrDefault(name + "." + matcher.group(3), false);
+                } else if (!pending.isEmpty()) {
+                    String test = matcher.group(3);
+                    Boolean passed = test == null
+                            ? all(outcomes, name) // what stands on a class, all of its tests show together
+                            : outcomes.getOrDefault(name + "." + test, false);
                     pending.forEach((card, numbers) ->
                             numbers.forEach(number -> checks.computeIfAbsent(card, key -> new TreeMap<>())
                                     .merge(number, passed, Boolean::logicalAnd)));
@@ -257,6 +260,14 @@ public final class Evidence {
             }
         }
         return checks;
+    }
+
+    private static boolean all(Map<String, Boolean> outcomes, String testClass) {
+        List<Boolean> own = outcomes.entrySet().stream()
+                .filter(e -> e.getKey().startsWith(testClass + "."))
+                .map(Map.Entry::getValue)
+                .toList();
+        return !own.isEmpty() && own.stream().allMatch(passed -> passed);
     }
 
     /** Whether a test passed, by class and method; all runs of a parameterised one together. */

@@ -123,6 +123,10 @@ public final class PeftFolder {
             AdaptedModel model, String name, Path folder, @Nullable Info info, int maxRank, Map<String, ?> receipt) {
         Attached adapter = model.adapter(name);
         check(
+                adapter.made().onNetwork() == null,
+                "%s stands before what the network reads and on none of its layers, so no LoRA does the same; keep it as it is",
+                adapter.name());
+        check(
                 adapter.spec().type().onLayers(),
                 "%s stands on no layer, so it is no LoRA and cannot become one; merge it instead",
                 adapter.spec().type().name());
@@ -130,10 +134,6 @@ public final class PeftFolder {
                 maxRank >= 0,
                 "the rank to export with must be at least 1, or 0 for the adapter's own, found %d",
                 maxRank);
-        check(
-                adapter.made().onNetwork() == null,
-                "%s stands before what the network reads and on none of its layers, so no LoRA does the same; keep it as it is",
-                adapter.name());
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             Map<String, LoraFactors> factors = new LinkedHashMap<>();
