@@ -47,6 +47,7 @@ class ArchitectureTest {
                         "..init..",
                         "..rank..",
                         "..optim..",
+                        "..sample..",
                         "..loss..",
                         "..compress..",
                         "..merge..",
