@@ -22,7 +22,6 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /**
@@ -164,7 +163,6 @@ public final class Evidence {
     private static void table() throws IOException {
         Map<String, Map<Integer, Boolean>> checks = checks(outcomes());
         Map<String, Object> systems = Json.read(Path.of("bench/evidence/systems.json"));
-        Map<String, Long> golden = golden();
         StringBuilder text = new StringBuilder("""
                 # Evidence
 
@@ -182,13 +180,13 @@ public final class Evidence {
                 """);
         for (Method method : Catalog.methods().values()) {
             Fields about = Fields.of("systems.json", systems).fields(method.name());
-            text.append(row(method, about, checks.getOrDefault(method.name(), Map.of()), golden))
+            text.append(row(method, about, checks.getOrDefault(method.name(), Map.of())))
                     .append('\n');
         }
         AtomicFile.write(Path.of("docs/evidence.md"), text.toString());
     }
 
-    private static String row(Method method, Fields about, Map<Integer, Boolean> checks, Map<String, Long> golden) {
+    private static String row(Method method, Fields about, Map<Integer, Boolean> checks) throws IOException {
         int all = about.integer("checks", 0);
         long passed = checks.values().stream().filter(p -> p).count();
         Set<Integer> failed = new TreeSet<>();
@@ -200,7 +198,7 @@ public final class Evidence {
         String shown = all == 0 && checks.isEmpty()
                 ? ""
                 : failed.isEmpty() ? "%d of %d".formatted(passed, Math.max(all, checks.size())) : "failed: " + failed;
-        Long peft = method instanceof AdapterType<?> type ? golden.get(type.peftType()) : null;
+        long peft = method instanceof AdapterType<?> type ? golden(type) : 0;
         Path file = RUNS.resolve(recipe(method.name()) + ".json");
         String run = "| | | | |";
         if (Files.exists(file)) {
@@ -214,7 +212,7 @@ public final class Evidence {
                         method.name(),
                         method.about().kind(),
                         shown,
-                        peft == null ? "" : peft,
+                        peft == 0 ? "" : peft,
                         about.string("numbers", ""),
                         run);
     }
@@ -290,11 +288,12 @@ public final class Evidence {
         return outcomes;
     }
 
-    /** Adapters of PEFT's among the fixtures, by type. */
-    private static Map<String, Long> golden() throws IOException {
+    /** How many of PEFT's adapters among the fixtures are of a type. */
+    private static long golden(AdapterType<?> type) throws IOException {
         return files(Path.of("methods/src/test/resources/golden/peft"), "adapter_config.json").stream()
-                .map(file -> String.valueOf(Json.read(file).get("peft_type")))
-                .collect(Collectors.groupingBy(type -> type, Collectors.counting()));
+                .map(Json::read)
+                .filter(config -> type.peftType().equals(config.get("peft_type")) && type.recognises(config))
+                .count();
     }
 
     private static List<Path> files(Path root, String ending) throws IOException {

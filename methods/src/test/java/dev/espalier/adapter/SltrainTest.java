@@ -45,7 +45,6 @@ class SltrainTest extends AdapterContract {
     }
 
     @Override
-    @Card(value = "sltrain", checks = 4)
     protected long parameters(long out, long in) {
         return 2 * (in + out) + 24 + out; // ⌊0.3 · 80⌋ free entries and a bias
     }
