@@ -27,7 +27,11 @@ public final class AdamWMethod implements OptimizerMethod<AdamW.Config> {
 
     @Override
     public AdamW.Config read(Fields f) {
-        AdamW.Config usual = AdamW.Config.DEFAULT;
+        return read(f, AdamW.Config.DEFAULT);
+    }
+
+    /** Adam's settings, for every method that runs Adam inside. */
+    static AdamW.Config read(Fields f, AdamW.Config usual) {
         return new AdamW.Config(
                 f.number("beta1", usual.beta1()),
                 f.number("beta2", usual.beta2()),

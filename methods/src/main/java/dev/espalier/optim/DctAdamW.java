@@ -126,11 +126,7 @@ public final class DctAdamW implements OptimizerMethod<DctAdamW.Config> {
                 f.choice("error_feedback", usual.feedback()),
                 f.integer("ell_norm", usual.norm()),
                 f.choice("path", usual.path()),
-                new AdamW.Config(
-                        f.number("beta1", adam.beta1()),
-                        f.number("beta2", adam.beta2()),
-                        f.number("eps", adam.eps()),
-                        f.number("weightDecay", adam.weightDecay())));
+                AdamWMethod.read(f, adam));
     }
 
     @Override

@@ -110,18 +110,15 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
 
     @Override
     public Config read(Fields f) {
-        AdamW.Config adam = Config.DEFAULT.adam();
         Form form = f.choice("form", Config.DEFAULT.form());
+        AdamW.Config adam = Config.DEFAULT.adam();
+        double eps = form == Form.ADAMW8BIT ? 1e-8 : adam.eps();
         return new Config(
                 form,
                 f.integer("rank", Config.DEFAULT.rank()),
                 f.integer("update_proj_gap", Config.DEFAULT.gap()),
                 f.number("scale", Config.DEFAULT.scale()),
-                new AdamW.Config(
-                        f.number("beta1", adam.beta1()),
-                        f.number("beta2", adam.beta2()),
-                        f.number("eps", form == Form.ADAMW8BIT ? 1e-8 : adam.eps()),
-                        f.number("weightDecay", adam.weightDecay())));
+                AdamWMethod.read(f, new AdamW.Config(adam.beta1(), adam.beta2(), eps, adam.weightDecay())));
     }
 
     @Override

@@ -116,11 +116,7 @@ public final class LoraPro implements OptimizerMethod<LoraPro.Config> {
                 f.choice("mode", Config.DEFAULT.mode()),
                 f.choice("gauge", Config.DEFAULT.gauge()),
                 f.number("delta", Config.DEFAULT.delta()),
-                new AdamW.Config(
-                        f.number("beta1", adam.beta1()),
-                        f.number("beta2", adam.beta2()),
-                        f.number("eps", adam.eps()),
-                        f.number("weightDecay", adam.weightDecay())));
+                AdamWMethod.read(f, adam));
     }
 
     @Override

@@ -57,7 +57,7 @@ class PeftStepsTest {
                     ? new LoraPlus().groups(model, record.fields("loraplus"), rate)
                     : List.of(new ParameterGroup("all", trained, 1, config.weightDecay()));
             base.model().train(true);
-            try (Optimizer optimizer = new AdamW(config, groups)) {
+            try (Optimizer optimizer = config.create(groups)) {
                 for (int i = 0; i < 8; i++) {
                     try (Scope step = Scope.open()) {
                         Tensor loss = loss(base, batches, i);

@@ -86,7 +86,7 @@ final class TinyLm extends Module {
         parameters.forEach(p -> named.put("p" + named.size(), p));
         List<Double> losses = new ArrayList<>();
         try (Optimizer optimizer =
-                new AdamW(new AdamW.Config(0.9, 0.999, 1e-8, 0), List.of(new ParameterGroup("all", named, 1, 0)))) {
+                new AdamW.Config(0.9, 0.999, 1e-8, 0).create(List.of(new ParameterGroup("all", named, 1, 0)))) {
             for (int i = 0; i < steps; i++) {
                 try (Scope scope = Scope.open()) {
                     loss(new Seed(seed).at(i), 2 * ROWS).backward();

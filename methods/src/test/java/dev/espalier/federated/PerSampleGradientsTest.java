@@ -14,6 +14,7 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
+import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
 import dev.espalier.train.Sgd;
 import java.util.ArrayList;
@@ -204,7 +205,7 @@ class PerSampleGradientsTest {
         DpSgd sampling = new DpSgd(50, 16); // 4 batches, 12 expected
         assertThat(sampling.chance()).isEqualTo(0.25);
         assertThat(sampling.expected()).isEqualTo(12);
-        try (Sgd sgd = new Sgd(Sgd.Config.DEFAULT, List.of(new ParameterGroup("all", Map.of("p", p), 1, 0)))) {
+        try (Optimizer sgd = Sgd.Config.DEFAULT.create(List.of(new ParameterGroup("all", Map.of("p", p), 1, 0)))) {
             sampling.setGradients(DpSgd.sums(List.of(p)), 0.7 * 2, new Seed(3));
             sgd.step(0.5);
         }

@@ -27,6 +27,7 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import dev.espalier.train.AdamW;
 import dev.espalier.train.Callback;
+import dev.espalier.train.Optimizer;
 import dev.espalier.train.ParameterGroup;
 import dev.espalier.train.Schedule;
 import dev.espalier.train.StepContext;
@@ -80,7 +81,7 @@ class UnlearnTaskTest {
         lm.namedParameters().values().forEach(p -> p.trainable(true));
         ParameterGroup group = new ParameterGroup("all", lm.namedParameters(), 1, 0);
         try (Scope scope = Scope.open();
-                AdamW adam = new AdamW(AdamW.Config.DEFAULT, List.of(group))) {
+                Optimizer adam = AdamW.Config.DEFAULT.create(List.of(group))) {
             Batch batch = Collator.batch(all, 0);
             for (int step = 0; step < 200; step++) {
                 try (Scope inner = Scope.open()) {

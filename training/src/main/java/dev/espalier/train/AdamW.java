@@ -2,11 +2,8 @@ package dev.espalier.train;
 
 import static dev.espalier.Check.check;
 
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Tensor;
-import java.util.Collection;
 import java.util.List;
-import java.util.Map;
 
 /**
  * Adam with decoupled weight decay.
@@ -20,7 +17,7 @@ import java.util.Map;
  * w ← w - lr / (1 - β1ᵗ) · m / (√v / √(1 - β2ᵗ) + ε)
  * }</pre>
  */
-public final class AdamW implements Optimizer {
+public final class AdamW {
 
     /**
      * Settings.
@@ -48,74 +45,31 @@ public final class AdamW implements Optimizer {
 
         @Override
         public Optimizer create(List<ParameterGroup> groups) {
-            return new AdamW(this, groups);
+            return Slabs.optimizer(groups, this::rule, "exp_avg", "exp_avg_sq");
         }
 
         @Override
         public long stateBytes(List<ParameterGroup> groups) {
             return Slabs.stateBytes(groups, 2);
         }
+
+        private Slabs.Rule rule(double learningRate) {
+            return (group, value, gradient, state, step) -> {
+                double rate = learningRate * group.lrFactor();
+                Tensor mean = state.get(0);
+                Tensor square = state.get(1);
+                if (group.weightDecay() != 0) {
+                    value.mul_(1 - rate * group.weightDecay());
+                }
+                mean.lerp_(gradient, 1 - beta1);
+                square.mul_(beta2).addcmul_(gradient, gradient, 1 - beta2);
+                Tensor denominator = square.sqrt()
+                        .mul_(1 / Math.sqrt(1 - Math.pow(beta2, (double) step)))
+                        .add_(eps);
+                value.addcdiv_(mean, denominator, -rate / (1 - Math.pow(beta1, (double) step)));
+            };
+        }
     }
 
-    private final Config config;
-    private final Slabs slabs;
-
-    /** Fresh state; groups bring their own weight decay. */
-    public AdamW(Config config, List<ParameterGroup> groups) {
-        this.config = config;
-        this.slabs = new Slabs(groups, "exp_avg", "exp_avg_sq");
-    }
-
-    @Override
-    public void step(double learningRate) {
-        slabs.update((group, value, gradient, state, step) -> {
-            double rate = learningRate * group.lrFactor();
-            Tensor mean = state.get(0);
-            Tensor square = state.get(1);
-            if (group.weightDecay() != 0) {
-                value.mul_(1 - rate * group.weightDecay());
-            }
-            mean.lerp_(gradient, 1 - config.beta1);
-            square.mul_(config.beta2).addcmul_(gradient, gradient, 1 - config.beta2);
-            Tensor denominator = square.sqrt()
-                    .mul_(1 / Math.sqrt(1 - Math.pow(config.beta2, (double) step)))
-                    .add_(config.eps);
-            value.addcdiv_(mean, denominator, -rate / (1 - Math.pow(config.beta1, (double) step)));
-        });
-    }
-
-    @Override
-    public void add(ParameterGroup group) {
-        slabs.add(group);
-    }
-
-    @Override
-    public void forget(Collection<Parameter> parameters) {
-        slabs.forget(parameters);
-    }
-
-    @Override
-    public void zeroGrad() {
-        slabs.zeroGrad();
-    }
-
-    @Override
-    public long stateBytes() {
-        return slabs.stateBytes();
-    }
-
-    @Override
-    public Map<String, Tensor> state() {
-        return slabs.state();
-    }
-
-    @Override
-    public void load(Map<String, Tensor> state) {
-        slabs.load(state);
-    }
-
-    @Override
-    public void close() {
-        slabs.close();
-    }
+    private AdamW() {}
 }

@@ -2,11 +2,8 @@ package dev.espalier.train;
 
 import static dev.espalier.Check.check;
 
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Tensor;
-import java.util.Collection;
 import java.util.List;
-import java.util.Map;
 
 /**
  * Stochastic gradient descent, with momentum if asked for, as {@code torch.optim.SGD} computes it:
@@ -17,7 +14,7 @@ import java.util.Map;
  * w ← w - lr · (u, or g + μ u with Nesterov's momentum, or g without momentum)
  * }</pre>
  */
-public final class Sgd implements Optimizer {
+public final class Sgd {
 
     /**
      * Settings.
@@ -43,69 +40,28 @@ public final class Sgd implements Optimizer {
 
         @Override
         public Optimizer create(List<ParameterGroup> groups) {
-            return new Sgd(this, groups);
+            return momentum > 0
+                    ? Slabs.optimizer(groups, this::rule, "momentum_buffer")
+                    : Slabs.optimizer(groups, this::rule);
         }
 
         @Override
         public long stateBytes(List<ParameterGroup> groups) {
             return Slabs.stateBytes(groups, momentum > 0 ? 1 : 0);
         }
+
+        private Slabs.Rule rule(double learningRate) {
+            return (group, value, gradient, state, step) -> {
+                Tensor direction = group.weightDecay() == 0 ? gradient : gradient.add(value, group.weightDecay());
+                if (momentum > 0) {
+                    // A buffer of zeros makes the first update u = g without a case of its own.
+                    Tensor velocity = state.get(0).mul_(momentum).add_(direction);
+                    direction = nesterov ? direction.add(velocity, momentum) : velocity;
+                }
+                value.add_(direction, -learningRate * group.lrFactor());
+            };
+        }
     }
 
-    private final Config config;
-    private final Slabs slabs;
-
-    /** Fresh state, none without momentum; groups bring their own weight decay. */
-    public Sgd(Config config, List<ParameterGroup> groups) {
-        this.config = config;
-        this.slabs = config.momentum > 0 ? new Slabs(groups, "momentum_buffer") : new Slabs(groups);
-    }
-
-    @Override
-    public void step(double learningRate) {
-        slabs.update((group, value, gradient, state, step) -> {
-            Tensor direction = group.weightDecay() == 0 ? gradient : gradient.add(value, group.weightDecay());
-            if (config.momentum > 0) {
-                // A buffer of zeros makes the first update u = g without a case of its own.
-                Tensor velocity = state.get(0).mul_(config.momentum).add_(direction);
-                direction = config.nesterov ? direction.add(velocity, config.momentum) : velocity;
-            }
-            value.add_(direction, -learningRate * group.lrFactor());
-        });
-    }
-
-    @Override
-    public void add(ParameterGroup group) {
-        slabs.add(group);
-    }
-
-    @Override
-    public void forget(Collection<Parameter> parameters) {
-        slabs.forget(parameters);
-    }
-
-    @Override
-    public void zeroGrad() {
-        slabs.zeroGrad();
-    }
-
-    @Override
-    public long stateBytes() {
-        return slabs.stateBytes();
-    }
-
-    @Override
-    public Map<String, Tensor> state() {
-        return slabs.state();
-    }
-
-    @Override
-    public void load(Map<String, Tensor> state) {
-        slabs.load(state);
-    }
-
-    @Override
-    public void close() {
-        slabs.close();
-    }
+    private Sgd() {}
 }
