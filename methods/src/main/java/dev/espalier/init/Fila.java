@@ -8,7 +8,6 @@ import dev.espalier.adapter.Initializer;
 import dev.espalier.adapter.LowRank;
 import dev.espalier.adapter.Site;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -139,19 +138,8 @@ public final class Fila implements Initializer {
         check(
                 calibration.batches() > 0 && kept.batches() > 0,
                 "FILA weighs data to be forgotten against data to be retained, and there are none; unlearn by a recipe with task.forget and task.retain");
-        List<Site> sites = adapter.sites().stream()
-                .filter(site -> !(site.layer() instanceof Embedding))
-                .toList();
-        for (Site site : sites) {
-            long rank = adapter.lowRank(site.path()).a().shape()[0];
-            long width = Math.min(site.layer().outFeatures(), site.layer().inFeatures());
-            check(
-                    rank <= width,
-                    "FILA needs a rank of at most %d on %s, found %d; set rank_pattern for it",
-                    width,
-                    site.path(),
-                    rank);
-        }
+        List<Site> sites = Starts.sites(adapter);
+        sites.forEach(site -> Starts.checkRank("FILA", adapter, site));
         try (Scope all = Scope.open()) {
             long batches = calibration.batches(); // as many of what is retained, from the start again if they are fewer
             Map<String, Tensor> forget = WeightGradients.squares("FILA", sites, calibration, batches);

@@ -8,7 +8,6 @@ import dev.espalier.adapter.Initializer;
 import dev.espalier.adapter.LowRank;
 import dev.espalier.adapter.Site;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -169,12 +168,10 @@ public final class LoraGa implements Initializer {
 
     @Override
     public void initialize(Attached adapter, Calibration calibration, Seed seed) {
-        List<Site> sites = adapter.sites().stream()
-                .filter(site -> !(site.layer() instanceof Embedding))
-                .toList();
+        List<Site> sites = Starts.sites(adapter);
         for (Site site : sites) {
-            long rank = adapter.lowRank(site.path()).a().shape()[0];
-            long width = Math.min(site.layer().outFeatures(), site.layer().inFeatures());
+            long rank = Starts.rank(adapter, site);
+            long width = Starts.width(site);
             check(
                     2 * rank <= width,
                     "LoRA-GA needs a rank of at most %d on %s, half its smaller width, found %d; set r or rank_pattern for it",

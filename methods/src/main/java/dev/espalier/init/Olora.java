@@ -1,13 +1,11 @@
 package dev.espalier.init;
 
-import dev.espalier.EspalierException;
 import dev.espalier.adapter.Attached;
 import dev.espalier.adapter.Calibration;
 import dev.espalier.adapter.Initializer;
 import dev.espalier.adapter.LowRank;
 import dev.espalier.adapter.Site;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -62,10 +60,8 @@ public final class Olora implements Initializer {
 
     @Override
     public void initialize(Attached adapter, Calibration calibration, Seed seed) {
-        for (Site site : adapter.sites()) {
-            if (!(site.layer() instanceof Embedding)) {
-                start(adapter, site);
-            }
+        for (Site site : Starts.sites(adapter)) {
+            start(adapter, site);
         }
     }
 
@@ -75,10 +71,7 @@ public final class Olora implements Initializer {
             LowRank lowRank = adapter.lowRank(site.path());
             long r = lowRank.a().shape()[0];
             Tensor w = site.layer().weight().to(DType.FLOAT64); // [out, in]; in double width as PiSSA's decomposition
-            if (r > Math.min(w.size(0), w.size(1))) {
-                throw new EspalierException("OLoRA needs a rank of at most %d on %s, found %d; set rank_pattern for it"
-                        .formatted(Math.min(w.size(0), w.size(1)), site.path(), r));
-            }
+            Starts.checkRank("OLoRA", adapter, site);
             List<Tensor> qr = w.qr();
             adapter.start(
                     site.path(),

@@ -1,13 +1,11 @@
 package dev.espalier.init;
 
-import dev.espalier.EspalierException;
 import dev.espalier.adapter.Attached;
 import dev.espalier.adapter.Calibration;
 import dev.espalier.adapter.Initializer;
 import dev.espalier.adapter.LowRank;
 import dev.espalier.adapter.Site;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
@@ -84,10 +82,8 @@ public final class Pissa implements Initializer {
 
     @Override
     public void initialize(Attached adapter, Calibration calibration, Seed seed) {
-        for (Site site : adapter.sites()) {
-            if (!(site.layer() instanceof Embedding)) {
-                start(adapter, site, seed.named(site.path() + ".pissa"));
-            }
+        for (Site site : Starts.sites(adapter)) {
+            start(adapter, site, seed.named(site.path() + ".pissa"));
         }
     }
 
@@ -99,10 +95,7 @@ public final class Pissa implements Initializer {
             // Double width: every LAPACK then finds the same subspace to float32, and a file of A and B alone can be
             // read.
             Tensor w = site.layer().weight().to(DType.FLOAT64); // [out, in]
-            if (r > Math.min(w.size(0), w.size(1))) {
-                throw new EspalierException("PiSSA needs a rank of at most %d on %s, found %d; set rank_pattern for it"
-                        .formatted(Math.min(w.size(0), w.size(1)), site.path(), r));
-            }
+            Starts.checkRank("PiSSA", adapter, site);
             List<Tensor> svd = iterations < 0 ? w.svd() : randomised(w, r, seed);
             Tensor root = svd.get(1).narrow(0, 0, r).div(lowRank.scale()).sqrt(); // √(S_r / s) [r]
             Tensor b = svd.get(0).narrow(1, 0, r).mul(root); // [out, r]
