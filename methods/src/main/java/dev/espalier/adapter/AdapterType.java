@@ -23,7 +23,7 @@ import org.jspecify.annotations.Nullable;
  *
  * @param <C> its settings, a record that checks itself
  */
-public interface AdapterType<C> extends Method {
+public interface AdapterType<C> extends Configured<C> {
 
     /** What the file's {@code peft_type} says: PEFT's own word where PEFT has the method. */
     String peftType();
@@ -39,6 +39,7 @@ public interface AdapterType<C> extends Method {
     }
 
     /** Reads the settings from a recipe or an {@code adapter_config.json}: the names are PEFT's. */
+    @Override
     C read(Fields fields);
 
     /**
@@ -132,11 +133,6 @@ public interface AdapterType<C> extends Method {
      */
     default @Nullable Map<String, Tensor> restored(C config, Made made, TensorSource file) {
         return null;
-    }
-
-    @Override
-    default List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
     }
 
     /**

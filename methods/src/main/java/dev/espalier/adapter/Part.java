@@ -1,7 +1,6 @@
 package dev.espalier.adapter;
 
 import dev.espalier.io.Fields;
-import java.util.List;
 
 /**
  * A method that makes one part of a training: an optimiser, a layer sampler, a loss term.
@@ -9,10 +8,7 @@ import java.util.List;
  * @param <C> its settings, a record that checks itself; equal settings print alike, for a resumed run compares them
  * @param <P> the part, as the training floor knows it
  */
-public interface Part<C, P> extends Method {
-
-    /** Reads the settings from a recipe. */
-    C read(Fields f);
+public interface Part<C, P> extends Configured<C> {
 
     /**
      * Makes the part for a training that is about to start.
@@ -20,11 +16,6 @@ public interface Part<C, P> extends Method {
      * @throws dev.espalier.EspalierException if it does not fit the model or the adapter
      */
     P create(C config, Setting setting);
-
-    @Override
-    default List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
-    }
 
     /** A method with the settings that a recipe gives it. */
     record Chosen<C, P>(Part<C, P> method, C config) {

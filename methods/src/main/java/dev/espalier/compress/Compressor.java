@@ -4,7 +4,7 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.adapter.AdaptedModel;
 import dev.espalier.adapter.Calibration;
-import dev.espalier.adapter.Method;
+import dev.espalier.adapter.Configured;
 import dev.espalier.adapter.Site;
 import dev.espalier.adapter.Targets;
 import dev.espalier.io.Fields;
@@ -20,7 +20,7 @@ import java.util.Map;
  *
  * @param <C> its settings, a record that checks itself
  */
-public interface Compressor<C> extends Method {
+public interface Compressor<C> extends Configured<C> {
 
     /** What an attached adapter is called. */
     String ADAPTER = "default";
@@ -33,9 +33,6 @@ public interface Compressor<C> extends Method {
             "layers_to_transform", "numbers of the blocks to keep to; none for all",
             "layers_pattern", "name of the list of blocks, where it is not the first with numbers");
 
-    /** Reads the settings from a recipe. */
-    C read(Fields f);
-
     /**
      * Compresses. The network's weights are replaced, by dense ones with the compressed values; an adapter is attached under the
      * name {@value #ADAPTER} and active.
@@ -47,11 +44,6 @@ public interface Compressor<C> extends Method {
     @Override
     default String verb() {
         return "compress";
-    }
-
-    @Override
-    default List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
     }
 
     /** A method with the settings that a recipe gives it. */

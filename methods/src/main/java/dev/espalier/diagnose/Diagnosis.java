@@ -1,10 +1,9 @@
 package dev.espalier.diagnose;
 
 import dev.espalier.adapter.AdaptedModel;
+import dev.espalier.adapter.Configured;
 import dev.espalier.adapter.LoraFactors;
-import dev.espalier.adapter.Method;
 import dev.espalier.io.Fields;
-import java.util.List;
 import java.util.Map;
 
 /**
@@ -12,10 +11,7 @@ import java.util.Map;
  *
  * @param <C> its settings, a record that checks itself
  */
-public interface Diagnosis<C> extends Method {
-
-    /** Reads the settings from a recipe or a command line. */
-    C read(Fields f);
+public interface Diagnosis<C> extends Configured<C> {
 
     /**
      * Examines a model.
@@ -27,11 +23,6 @@ public interface Diagnosis<C> extends Method {
     @Override
     default String verb() {
         return "diagnose";
-    }
-
-    @Override
-    default List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
     }
 
     /** A diagnosis that can mend what it finds. */

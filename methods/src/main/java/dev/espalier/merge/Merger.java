@@ -1,7 +1,7 @@
 package dev.espalier.merge;
 
+import dev.espalier.adapter.Configured;
 import dev.espalier.adapter.LoraFactors;
-import dev.espalier.adapter.Method;
 import dev.espalier.io.Fields;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
@@ -15,10 +15,7 @@ import java.util.Map;
  *
  * @param <C> its settings, a record that checks itself
  */
-public interface Merger<C> extends Method {
-
-    /** Reads the settings from a recipe or a command line. */
-    C read(Fields f);
+public interface Merger<C> extends Configured<C> {
 
     /**
      * Combines adapters.
@@ -33,11 +30,6 @@ public interface Merger<C> extends Method {
     @Override
     default String verb() {
         return "merge";
-    }
-
-    @Override
-    default List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
     }
 
     /** A method with its settings. */

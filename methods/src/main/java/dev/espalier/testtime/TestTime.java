@@ -1,6 +1,6 @@
 package dev.espalier.testtime;
 
-import dev.espalier.adapter.Method;
+import dev.espalier.adapter.Configured;
 import dev.espalier.io.Fields;
 import dev.espalier.model.SequenceClassifier;
 
@@ -10,10 +10,7 @@ import dev.espalier.model.SequenceClassifier;
  *
  * @param <C> its settings, a record that checks itself
  */
-public interface TestTime<C> extends Method {
-
-    /** Reads the settings from a recipe or a command line. */
-    C read(Fields f);
+public interface TestTime<C> extends Configured<C> {
 
     /**
      * Begins to adapt a model, which may be one with adapters on it.
@@ -26,11 +23,6 @@ public interface TestTime<C> extends Method {
     @Override
     default String verb() {
         return "adapt";
-    }
-
-    @Override
-    default java.util.List<Fields.Field> fields() {
-        return Fields.askedBy(this::read);
     }
 
     /** A method with its settings. */
