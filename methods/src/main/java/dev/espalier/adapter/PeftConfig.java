@@ -25,9 +25,12 @@ final class PeftConfig {
     /** A configuration, and the embeddings whose own weights go into the file because of it. */
     record Written(Map<String, @Nullable Object> json, List<Site> embeddingsToSave) {}
 
-    /** @param unfold whether ranks double, because a frozen start is written as further ranks */
-    static Written write(Attached adapter, PeftFolder.@Nullable Info info, boolean unfold) {
-        Map<String, @Nullable Object> own = adapter.written().config();
+    /**
+     * @param settings the method's own, as {@link Attached#written} has them
+     * @param unfold whether ranks double, because a frozen start is written as further ranks */
+    static Written write(
+            Attached adapter, Map<String, @Nullable Object> settings, PeftFolder.@Nullable Info info, boolean unfold) {
+        Map<String, @Nullable Object> own = new LinkedHashMap<>(settings);
         if (unfold) {
             unfold(own);
         }

@@ -94,15 +94,19 @@ public final class PeftFolder {
         boolean unfold = form == Form.PLAIN && !adapter.offsets().isEmpty();
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
-            PeftConfig.Written config = PeftConfig.write(adapter, info == null ? adapter.info() : info, unfold);
-            Map<String, Tensor> tensors = new LinkedHashMap<>(adapter.written().tensors());
+            Attached.Written written = adapter.written();
+            PeftConfig.Written config =
+                    PeftConfig.write(adapter, written.config(), info == null ? adapter.info() : info, unfold);
+            Map<String, Tensor> tensors = new LinkedHashMap<>(written.tensors());
             if (unfold) {
                 tensors.putAll(unfolded(adapter));
             }
             addBeside(adapter, config, tensors);
             Map<String, Object> about = new LinkedHashMap<>(receipt);
             if (unfold) {
-                about.put(AS_TRAINED, PeftConfig.write(adapter, info, false).json());
+                about.put(
+                        AS_TRAINED,
+                        PeftConfig.write(adapter, written.config(), info, false).json());
             }
             return write(folder, name, config.json(), tensors, about);
         }
