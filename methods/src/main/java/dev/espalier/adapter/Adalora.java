@@ -45,7 +45,7 @@ import org.jspecify.annotations.Nullable;
  * come back until step total - tfinal. Files hold the triplets whose E is not zero: exactly what computes. Checked against PEFT
  * 0.21: files in both directions, and its allocator over a whole schedule.
  */
-public final class Adalora implements Adapter, Mergeable, LoraExpressible {
+public final class Adalora implements Adapter, LoraExpressible {
 
     /**
      * AdaLoRA's settings, by the names of PEFT in brackets.
@@ -436,25 +436,14 @@ public final class Adalora implements Adapter, Mergeable, LoraExpressible {
 
     @Override
     public Tensor forward(Tensor x, Base base) {
-        Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1)); // [n, in]
-        Tensor y = base.forward(rows); // [n, out]
-        DType dtype = y.dtype();
-        Tensor dropped = dropout > 0 ? rows.dropout(dropout, base.layer().isTraining()) : rows;
-        Tensor down = dropped.linear(a.tensor(), null).mul(e.tensor().to(dtype).t()); // [n, r]
-        y.addmm_(down, b.tensor().to(dtype).t(), scale);
-        if (x.dim() == 2) {
-            return y;
-        }
-        long[] shape = x.shape();
-        shape[shape.length - 1] = y.size(1);
-        return y.view(shape);
-    }
-
-    /** W to W + c B (E ∘ A). */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        LoraFactors f = toLora();
-        return new Base.Affine(base.weight().addmm(f.b(), f.a(), f.scale()), base.bias());
+        return Base.onRows(x, rows -> {
+            Tensor y = base.forward(rows); // [n, out]
+            DType dtype = y.dtype();
+            Tensor dropped = dropout > 0 ? rows.dropout(dropout, base.layer().isTraining()) : rows;
+            Tensor down =
+                    dropped.linear(a.tensor(), null).mul(e.tensor().to(dtype).t()); // [n, r]
+            return y.addmm_(down, b.tensor().to(dtype).t(), scale);
+        });
     }
 
     @Override

@@ -3,6 +3,7 @@ package dev.espalier.adapter;
 import dev.espalier.nn.Layer;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Tensor;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /** What an adapter stands on: a frozen layer, or that layer with the adapters below. */
@@ -20,6 +21,23 @@ public sealed interface Base {
 
     /** The layer itself. */
     Layer layer();
+
+    /**
+     * What a function of rows makes of x: a product that adds in place wants matrices.
+     *
+     * @param x [.., in]
+     * @param change from [n, in] to [n, out]
+     * @return [.., out]
+     */
+    static Tensor onRows(Tensor x, UnaryOperator<Tensor> change) {
+        if (x.dim() == 2) {
+            return change.apply(x);
+        }
+        Tensor y = change.apply(x.reshape(-1, x.size(-1)));
+        long[] shape = x.shape();
+        shape[shape.length - 1] = y.size(1);
+        return y.view(shape);
+    }
 
     /** The layer alone. */
     record Ground(Layer layer) implements Base {

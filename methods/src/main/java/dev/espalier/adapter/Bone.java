@@ -202,7 +202,7 @@ public final class Bone {
     }
 
     /** MiSS and mini: D added to every shard, as one matrix product of the summed chunks of x. */
-    public static final class Miss implements Adapter, Mergeable, LoraExpressible {
+    public static final class Miss implements Adapter, LoraExpressible {
 
         private final double dropout;
         private final long in;
@@ -238,22 +238,14 @@ public final class Bone {
         @Override
         public Tensor forward(Tensor x, Base base) {
             long r = d.shape()[0];
-            Tensor rows = x.reshape(-1, in); // [N, in]
-            Tensor y = base.forward(rows); // [N, out]
-            Tensor padded = in % r == 0 ? rows : rows.pad(0, r - in % r);
-            Tensor thin = dropout > 0 && base.layer().isTraining() ? padded.dropout(dropout, true) : padded;
-            Tensor sums = thin.reshape(-1, padded.size(1) / r, r).sum(1, false); // xs [N, r]
-            Tensor change = sums.to(y.dtype()).matmul(d.tensor().to(y.dtype())); // [N, mini_r] or [N, out]
-            long[] shape = x.shape();
-            shape[shape.length - 1] = y.size(1);
-            return y.add_(copies == 1 ? change : change.repeat(1, copies)).view(shape);
-        }
-
-        /** W to W + Dᵀ E. */
-        @Override
-        public Base.Affine merge(Base.Affine base) {
-            LoraFactors f = toLora();
-            return new Base.Affine(base.weight().addmm(f.b(), f.a(), 1), base.bias());
+            return Base.onRows(x, rows -> {
+                Tensor y = base.forward(rows); // [N, out]
+                Tensor padded = in % r == 0 ? rows : rows.pad(0, r - in % r);
+                Tensor thin = dropout > 0 && base.layer().isTraining() ? padded.dropout(dropout, true) : padded;
+                Tensor sums = thin.reshape(-1, padded.size(1) / r, r).sum(1, false); // xs [N, r]
+                Tensor change = sums.to(y.dtype()).matmul(d.tensor().to(y.dtype())); // [N, mini_r] or [N, out]
+                return y.add_(copies == 1 ? change : change.repeat(1, copies));
+            });
         }
 
         /** A = E [r, in] and B = Dᵀ [out, r] at scale 1. */

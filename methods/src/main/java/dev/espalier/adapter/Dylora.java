@@ -37,7 +37,7 @@ import org.jspecify.annotations.Nullable;
  * our default; the authors' code lets them ({@code inactive: dense}). Checked by hand derivation and against the card's
  * numbers of the authors' layer.
  */
-public final class Dylora implements Adapter, Mergeable, LoraExpressible {
+public final class Dylora implements Adapter, LoraExpressible {
 
     /** What happens to components that have no part in a step. */
     public enum Inactive {
@@ -431,13 +431,6 @@ public final class Dylora implements Adapter, Mergeable, LoraExpressible {
         return parts.size() == 1
                 ? parts.get(0).tensor()
                 : Tensor.cat(parts.stream().map(Parameter::tensor).toList(), dim);
-    }
-
-    /** W to W + (lora_alpha / b) B_b A_b. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        LoraFactors f = toLora();
-        return new Base.Affine(base.weight().addmm(f.b(), f.a(), f.scale()), base.bias());
     }
 
     @Override

@@ -119,15 +119,6 @@ final class Factors {
         return weight.addmm(b.tensor(), a.tensor(), scale);
     }
 
-    /** b + s c; null only if there is neither. */
-    @Nullable
-    Tensor addedBias(@Nullable Tensor base) {
-        if (bias == null) {
-            return base;
-        }
-        return base == null ? bias.tensor().mul(scale) : base.add(bias.tensor(), scale);
-    }
-
     LoraFactors factors() {
         return new LoraFactors(a.tensor(), b.tensor(), scale, bias == null ? null : bias.tensor());
     }

@@ -47,7 +47,7 @@ import org.jspecify.annotations.Nullable;
  * ∂L/∂ΔW is made from the gradient at the layer's output, so that ΔW is not formed in the forward pass, and over all batches of
  * a step. Growth ends when the target is met or passed; the authors' code tests for equality. Checked by hand derivation.
  */
-public final class Increlora implements Adapter, Mergeable, LoraExpressible {
+public final class Increlora implements Adapter, LoraExpressible {
 
     private static final double RESERVE = 1e-5; // E of components that are not live
 
@@ -595,25 +595,21 @@ public final class Increlora implements Adapter, Mergeable, LoraExpressible {
 
     @Override
     public Tensor forward(Tensor x, Base base) {
-        Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1)); // [n, in]
-        Tensor y = base.forward(rows); // [n, out]
-        boolean training = base.layer().isTraining();
-        Tensor dropped = config.dropout() > 0 ? rows.dropout(config.dropout(), training) : rows;
-        Tensor down =
-                dropped.linear(a(blocks), null).mul(e(blocks).to(y.dtype()).t()); // [n, R]
-        y.addmm_(down, b(blocks).to(y.dtype()).t(), scale());
-        if (recording && training) {
-            gather();
-            input = dropped.detach().keep();
-            bump = y.detach().zerosLike().requiresGrad_(true).keep();
-            y = y.add(bump);
-        }
-        if (x.dim() == 2) {
+        return Base.onRows(x, rows -> {
+            Tensor y = base.forward(rows); // [n, out]
+            boolean training = base.layer().isTraining();
+            Tensor dropped = config.dropout() > 0 ? rows.dropout(config.dropout(), training) : rows;
+            Tensor down =
+                    dropped.linear(a(blocks), null).mul(e(blocks).to(y.dtype()).t()); // [n, R]
+            y.addmm_(down, b(blocks).to(y.dtype()).t(), scale());
+            if (recording && training) {
+                gather();
+                input = dropped.detach().keep();
+                bump = y.detach().zerosLike().requiresGrad_(true).keep();
+                y = y.add(bump);
+            }
             return y;
-        }
-        long[] shape = x.shape();
-        shape[shape.length - 1] = y.size(1);
-        return y.view(shape);
+        });
     }
 
     /** Adds the latest pass to ∂L/∂ΔW = Σ (∂L/∂y)ᵀ drop(x). */
@@ -671,13 +667,6 @@ public final class Increlora implements Adapter, Mergeable, LoraExpressible {
 
     private LoraFactors change(List<Block> of) {
         return new LoraFactors(a(of), b(of).mul(e(of).t()), scale(), null);
-    }
-
-    /** W to W + B (E ∘ A) lora_alpha / (r + 1e-5), of the live components. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        LoraFactors f = toLora();
-        return new Base.Affine(base.weight().addmm(f.b(), f.a(), f.scale()), base.bias());
     }
 
     @Override

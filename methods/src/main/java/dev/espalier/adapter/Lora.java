@@ -28,7 +28,7 @@ import org.jspecify.annotations.Nullable;
  * <p>A starts Kaiming-uniform (a = √5, as the authors' code; the paper: Gaussian), B at zero: no change yet. On an embedding
  * x Aᵀ is a row of Aᵀ, A starts at zero, B at N(0, 1), and nothing is dropped. Checked against PEFT 0.21.
  */
-public final class Lora implements LowRank, Mergeable, LoraExpressible {
+public final class Lora implements LowRank, LoraExpressible {
 
     /**
      * LoRA's settings, by the names of PEFT in brackets.
@@ -296,12 +296,6 @@ public final class Lora implements LowRank, Mergeable, LoraExpressible {
         Tensor rows = factors.rows(x); // [n, in]: a matrix product that adds in place wants matrices
         Tensor y = factors.addTo(base.forward(rows), factors.dropped(rows, base)); // [n, out]
         return factors.shaped(y, x); // [.., out]
-    }
-
-    /** W to W + s B A, and b to b + s c. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        return new Base.Affine(factors.added(base.weight()), factors.addedBias(base.bias()));
     }
 
     @Override

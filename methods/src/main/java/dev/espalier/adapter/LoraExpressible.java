@@ -1,7 +1,7 @@
 package dev.espalier.adapter;
 
-/** An adapter that is exactly a plain LoRA; others can only be approximated by one. */
-public interface LoraExpressible {
+/** An adapter that is exactly a plain LoRA, and merges as one; others can only be approximated by one. */
+public interface LoraExpressible extends Mergeable {
 
     /** The change of the weight as factors, which share memory with the adapter's own. */
     LoraFactors toLora();
@@ -12,5 +12,11 @@ public interface LoraExpressible {
      */
     default LoraFactors toLora(int maxRank) {
         return toLora();
+    }
+
+    /** W to W + s B A, and b to b + s c. */
+    @Override
+    default Base.Affine merge(Base.Affine base) {
+        return toLora().merge(base);
     }
 }

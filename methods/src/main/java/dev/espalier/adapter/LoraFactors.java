@@ -30,19 +30,12 @@ public record LoraFactors(
      * @return [.., out]
      */
     Tensor forward(Tensor x, Base base, double dropout) {
-        Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1)); // a product that adds in place wants matrices
-        Tensor y = base.forward(rows); // [n, out]
-        Tensor down = rows.dropout(dropout, base.layer().isTraining()).linear(a, null); // [n, rank]
-        y.addmm_(down, b.to(y.dtype()).t(), scale);
-        if (bias != null) {
-            y.add_(bias.to(y.dtype()), scale);
-        }
-        if (x.dim() == 2) {
-            return y;
-        }
-        long[] shape = x.shape();
-        shape[shape.length - 1] = y.size(1);
-        return y.view(shape);
+        return Base.onRows(x, rows -> {
+            Tensor y = base.forward(rows); // [n, out]
+            Tensor down = rows.dropout(dropout, base.layer().isTraining()).linear(a, null); // [n, rank]
+            y.addmm_(down, b.to(y.dtype()).t(), scale);
+            return bias == null ? y : y.add_(bias.to(y.dtype()), scale);
+        });
     }
 
     /** W to W + s B A, and b to b + s c. */

@@ -32,7 +32,7 @@ import org.jspecify.annotations.Nullable;
  * whoever finds them anew by a decomposition may find other signs, and R goes with these. The forward pass is checked against the
  * authors' code of LoRA-SB (37b33d4), which has it; the start by its singular values.
  */
-public final class LoraXs implements Adapter, Mergeable, LoraExpressible {
+public final class LoraXs implements Adapter, LoraExpressible {
 
     private static final int OVERSAMPLING = 10;
     private static final int POWER_ITERATIONS = 10;
@@ -271,24 +271,12 @@ public final class LoraXs implements Adapter, Mergeable, LoraExpressible {
 
     @Override
     public Tensor forward(Tensor x, Base base) {
-        Tensor rows = x.dim() == 2 ? x : x.reshape(-1, x.size(-1)); // [n, in]
-        Tensor y = base.forward(rows); // [n, out], fresh
-        Tensor thin = rows.dropout(dropout, dropout > 0 && base.layer().isTraining());
-        Tensor middle = thin.linear(a.tensor(), null).linear(latent.tensor(), null); // [n, r]
-        y.addmm_(middle, b.tensor().to(y.dtype()).t(), scale);
-        if (x.dim() == 2) {
-            return y;
-        }
-        long[] shape = x.shape();
-        shape[shape.length - 1] = y.size(1);
-        return y.view(shape);
-    }
-
-    /** W to W + s B R A. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        LoraFactors f = toLora();
-        return new Base.Affine(base.weight().addmm(f.b(), f.a(), f.scale()), base.bias());
+        return Base.onRows(x, rows -> {
+            Tensor y = base.forward(rows); // [n, out], fresh
+            Tensor thin = rows.dropout(dropout, dropout > 0 && base.layer().isTraining());
+            Tensor middle = thin.linear(a.tensor(), null).linear(latent.tensor(), null); // [n, r]
+            return y.addmm_(middle, b.tensor().to(y.dtype()).t(), scale);
+        });
     }
 
     /** A and B R. */

@@ -35,7 +35,7 @@ import org.jspecify.annotations.Nullable;
  * neither the entries nor A and B's history: dα_i = c_A ⟨A_i, dA⟩ by hand. The authors' quantised coefficients are not here, for
  * their release has none. Checked against the authors' layer (GPT and ViT code) with its bases handed over.
  */
-public final class Nola implements Adapter, Mergeable, LoraExpressible {
+public final class Nola implements Adapter, LoraExpressible {
 
     /** How α and β start, and how the bases are scaled. */
     public enum Init {
@@ -235,12 +235,6 @@ public final class Nola implements Adapter, Mergeable, LoraExpressible {
     @Override
     public Tensor forward(Tensor x, Base base) {
         return toLora().forward(x, base, dropout);
-    }
-
-    /** W to W + s B A. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        return toLora().merge(base);
     }
 
     @Override

@@ -40,7 +40,7 @@ import org.jspecify.annotations.Nullable;
  * uniform in ±1/√m_max and ±1/√r, each divided by its standard deviation in bfloat16; the sparse kinds are float32, see {@link
  * Type#ternary}. {@link Generator} has the bits. Checked against PEFT 0.21.
  */
-public final class RandLora implements Adapter, Mergeable, LoraExpressible {
+public final class RandLora implements Adapter, LoraExpressible {
 
     private static final String A = "randlora_A";
     private static final String B = "randlora_B";
@@ -369,12 +369,6 @@ public final class RandLora implements Adapter, Mergeable, LoraExpressible {
     @Override
     public Tensor forward(Tensor x, Base base) {
         return toLora().forward(x, base, dropout);
-    }
-
-    /** W to W + ΔW. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        return toLora().merge(base);
     }
 
     @Override

@@ -34,7 +34,7 @@ import org.jspecify.annotations.Nullable;
  * zeroes everything below 2 ξ, which {@code released_threshold} repeats. Checked against the authors' formulas by hand
  * derivation.
  */
-public final class Sora implements Adapter, Mergeable, LoraExpressible {
+public final class Sora implements Adapter, LoraExpressible {
 
     /** The gates' name in files. */
     static final String GATE = "gate";

@@ -32,7 +32,7 @@ import org.jspecify.annotations.Nullable;
  * weights the last is one minus the others, which PEFT lets fall below zero by rounding and we do not. Checked against PEFT
  * 0.21.
  */
-public final class VbLora implements Adapter, Mergeable, LoraExpressible {
+public final class VbLora implements Adapter, LoraExpressible {
 
     private static final String BANK = "vblora_vector_bank";
     private static final String INDICES = "_topk_indices";
@@ -283,12 +283,6 @@ public final class VbLora implements Adapter, Mergeable, LoraExpressible {
                     "an adapter from a file with save_only_topk_weights cannot be trained on, for its logits are gone; train from one that was saved without");
         }
         return toLora().forward(x, base, dropout);
-    }
-
-    /** W to W + B A. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        return toLora().merge(base);
     }
 
     @Override

@@ -32,7 +32,7 @@ import org.jspecify.annotations.Nullable;
  * uniform in ±√(6 / fan_in), with fan_in the largest in, then r: PEFT's very numbers, which {@link Generator} specifies to the
  * bit. With {@code save_projection} false only the key is kept and they are drawn again. Checked against PEFT 0.21.
  */
-public final class Vera implements Adapter, Mergeable, LoraExpressible {
+public final class Vera implements Adapter, LoraExpressible {
 
     private static final String A = "vera_A";
     private static final String B = "vera_B";
@@ -225,12 +225,6 @@ public final class Vera implements Adapter, Mergeable, LoraExpressible {
     @Override
     public Tensor forward(Tensor x, Base base) {
         return toLora().forward(x, base, dropout);
-    }
-
-    /** W to W + Λ_b B_s Λ_d A_s. */
-    @Override
-    public Base.Affine merge(Base.Affine base) {
-        return toLora().merge(base);
     }
 
     @Override
