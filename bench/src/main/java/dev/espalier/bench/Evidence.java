@@ -7,6 +7,7 @@ import dev.espalier.adapter.Method;
 import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
+import dev.espalier.recipe.Recipe;
 import java.io.File;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -64,14 +65,9 @@ public final class Evidence {
 
     private static List<String> trainable() {
         return Catalog.methods().values().stream()
-                .filter(m -> m.verb().equals("train")
-                        && Evidence.class.getResource("/recipes/" + recipe(m.name()) + ".yaml") != null)
+                .filter(m -> m.verb().equals("train") && Recipe.BUILT_IN.contains(Recipe.recipeOf(m.name())))
                 .map(Method::name)
                 .toList();
-    }
-
-    private static String recipe(String name) {
-        return name.replace("+", "-plus");
     }
 
     // ---- real runs
@@ -83,7 +79,7 @@ public final class Evidence {
         long begin = System.nanoTime();
         Map<String, Object> trained = cli(
                 "train",
-                recipe(name),
+                Recipe.recipeOf(name),
                 "--set",
                 "model=minilm",
                 "--set",
@@ -123,7 +119,7 @@ public final class Evidence {
         evidence.put("optimizer_bytes", record.get("optimizer_bytes"));
         evidence.put("seconds", seconds);
         evidence.put("peak_resident_bytes", record.get("peak_resident_bytes"));
-        Json.write(RUNS.resolve(recipe(name) + ".json"), evidence);
+        Json.write(RUNS.resolve(Recipe.recipeOf(name) + ".json"), evidence);
         say("%s  loss %.3f to %.3f  accuracy %.3f  reloaded %.1e  %.0f s"
                 .formatted(
                         name,
@@ -199,7 +195,7 @@ public final class Evidence {
                 ? ""
                 : failed.isEmpty() ? "%d of %d".formatted(passed, Math.max(all, checks.size())) : "failed: " + failed;
         long peft = method instanceof AdapterType<?> type ? golden(type) : 0;
-        Path file = RUNS.resolve(recipe(method.name()) + ".json");
+        Path file = RUNS.resolve(Recipe.recipeOf(method.name()) + ".json");
         String run = "| | | | |";
         if (Files.exists(file)) {
             Map<String, Object> facts = Json.read(file);

@@ -1,6 +1,5 @@
 package dev.espalier.cli;
 
-import dev.espalier.EspalierException;
 import dev.espalier.federated.Federation;
 import dev.espalier.federated.RenyiAccountant;
 import dev.espalier.recipe.FederatedRun;
@@ -42,10 +41,7 @@ final class FederateCommand implements Callable<Integer> {
     @Override
     public Integer call() {
         Recipe recipe = choice.read();
-        Path out = recipe.out();
-        if (out == null) {
-            throw new EspalierException("the recipe does not say where results go; set out, or --out DIR");
-        }
+        Path out = recipe.requireOut();
         Run.checkFree(out, false);
         try (FederatedRun run = FederatedRun.prepare(recipe, terminal.loadOptions())) {
             Interruption.stopBy(run::requestStop);

@@ -15,7 +15,7 @@ final class RecipeChoice {
             index = "0",
             paramLabel = "RECIPE",
             description =
-                    "a YAML file, or a recipe that comes with Espalier: lora, rslora, lora-plus, dora, pissa, olora")
+                    "a YAML file, or the name of a method whose recipe comes with Espalier (see espalier methods)")
     private String recipe = "";
 
     @Option(

@@ -1,6 +1,5 @@
 package dev.espalier.cli;
 
-import dev.espalier.EspalierException;
 import dev.espalier.recipe.Recipe;
 import dev.espalier.recipe.Run;
 import dev.espalier.recipe.UnlearnRun;
@@ -44,10 +43,7 @@ final class UnlearnCommand implements Callable<Integer> {
     @Override
     public Integer call() {
         Recipe recipe = choice.read();
-        Path out = recipe.out();
-        if (out == null) {
-            throw new EspalierException("the recipe does not say where results go; set out, or --out DIR");
-        }
+        Path out = recipe.requireOut();
         Run.checkFree(out, resume);
         try (UnlearnRun run = UnlearnRun.prepare(recipe, terminal.loadOptions())) {
             Interruption.stopBy(run::requestStop);

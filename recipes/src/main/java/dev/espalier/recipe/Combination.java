@@ -109,9 +109,7 @@ public record Combination(
             String chosen = heads == null || heads.equals(Merging.MEAN) ? heads : name(Path.of(heads));
             Path source = source(adapted, folders, chosen);
             Receipt receipt = Receipt.find(source);
-            PeftFolder.Info info = receipt == null
-                    ? adapted.adapter(name(source)).info()
-                    : PeftFolder.Info.of(receipt.base(), receipt.peftTask());
+            PeftFolder.Info info = Receipt.infoOf(receipt, adapted.adapter(name(source)));
             Merging merging = Merging.replace(
                     adapted, "default", List.copyOf(folders.keySet()), allWeights(), merger, chosen, new Seed(seed));
             PeftFolder.save(adapted, "default", out, info, PeftFolder.Form.PLAIN, fields(receipt));

@@ -84,8 +84,7 @@ public record Examination(Diagnosis.Chosen<?> diagnosis, Map<String, Object> set
                 "the adapter trained biases of the network (bias: %s), which a repaired plain LoRA would lose; repair one without",
                 adapter.spec().bias().name().toLowerCase(java.util.Locale.ROOT));
         Receipt receipt = Receipt.find(folder);
-        PeftFolder.Info info =
-                receipt == null ? adapter.info() : PeftFolder.Info.of(receipt.base(), receipt.peftTask());
+        PeftFolder.Info info = Receipt.infoOf(receipt, adapter);
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
             Map<String, LoraFactors> factors = diagnosis.repair(adapted);

@@ -2,6 +2,7 @@ package dev.espalier.recipe;
 
 import static dev.espalier.Check.check;
 
+import dev.espalier.adapter.Attached;
 import dev.espalier.adapter.PeftFolder;
 import dev.espalier.io.Fields;
 import java.nio.file.Path;
@@ -85,6 +86,16 @@ public record Receipt(
         all.put("data_sha256", dataSha256);
         all.put("recipe", recipe);
         return all;
+    }
+
+    /** What goes into PEFT's files about the network. */
+    PeftFolder.Info info() {
+        return PeftFolder.Info.of(base, peftTask());
+    }
+
+    /** The same for an adapter that may have none, as those that PEFT wrote: then what its files said. */
+    static PeftFolder.@Nullable Info infoOf(@Nullable Receipt receipt, Attached adapter) {
+        return receipt == null ? adapter.info() : receipt.info();
     }
 
     /** PEFT's word for the task. */

@@ -230,8 +230,12 @@ public record Recipe(
         return Fields.of("", settings).fields(verb);
     }
 
-    /** A folder for results, which must be said somewhere. */
-    Path requireOut() {
+    /**
+     * The folder for results.
+     *
+     * @throws EspalierException if nobody said where
+     */
+    public Path requireOut() {
         if (out == null) {
             throw new EspalierException("the recipe does not say where results go; set out, or --out DIR");
         }

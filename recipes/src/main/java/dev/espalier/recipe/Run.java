@@ -6,6 +6,7 @@ import dev.espalier.EspalierException;
 import dev.espalier.adapter.AdaptedModel;
 import dev.espalier.adapter.AdapterSpec;
 import dev.espalier.adapter.AdapterType;
+import dev.espalier.adapter.Attached;
 import dev.espalier.adapter.Calibration;
 import dev.espalier.adapter.Catalog;
 import dev.espalier.adapter.Initializer;
@@ -216,17 +217,18 @@ public final class Run implements AutoCloseable {
     private void attach(Seed seed) {
         Path from = recipe.adapter().from();
         if (from != null) {
-            PeftFolder.load(adapted, from, "default", true);
+            Attached loaded = PeftFolder.load(adapted, from, "default", true);
+            Catalog.checkCombination(methods(loaded.spec()));
         } else {
-            adapted.attach("default", spec(), seed.named("adapter"), calibration());
+            AdapterSpec<?> spec = spec();
+            Catalog.checkCombination(methods(spec)); // a start may take many passes over data
+            adapted.attach("default", spec, seed.named("adapter"), calibration());
         }
-        Catalog.checkCombination(methods());
     }
 
     /** Everything of the catalogue that takes part. */
-    private List<Method> methods() {
+    private List<Method> methods(AdapterSpec<?> spec) {
         List<Method> all = new ArrayList<>(recipe.train().methods());
-        AdapterSpec<?> spec = adapted.adapter("default").spec();
         all.add(spec.type());
         Initializer initializer = spec.initializer();
         if (initializer != null) {
@@ -623,13 +625,7 @@ public final class Run implements AutoCloseable {
     }
 
     static void save(AdaptedModel adapted, Path out, Receipt receipt) {
-        PeftFolder.save(
-                adapted,
-                "default",
-                out,
-                PeftFolder.Info.of(receipt.base(), receipt.peftTask()),
-                PeftFolder.Form.PLAIN,
-                receipt.fields());
+        PeftFolder.save(adapted, "default", out, receipt.info(), PeftFolder.Form.PLAIN, receipt.fields());
     }
 
     /** A local path is kept absolute, so that the adapter finds its base from any folder. */
