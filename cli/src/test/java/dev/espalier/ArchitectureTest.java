@@ -24,7 +24,8 @@ class ArchitectureTest {
     @Test
     void everyFloorWasScanned() {
         for (String room : List.of(
-                "tensor", "nn", "io", "model", "text", "data", "hub", "train", "task", "adapter", "recipe", "cli")) {
+                "tensor", "nn", "io", "model", "text", "data", "hub", "train", "task", "adapter", "recipe", "compare",
+                "cli")) {
             assertThat(CLASSES.stream().anyMatch(c -> c.getPackageName().equals("dev.espalier." + room)))
                     .as("classes found in dev.espalier.%s", room)
                     .isTrue();
@@ -56,7 +57,7 @@ class ArchitectureTest {
                         "..diagnose..",
                         "..testtime..")
                 .layer("recipes")
-                .definedBy("..recipe..")
+                .definedBy("..recipe..", "..compare..", "..report..")
                 .layer("cli")
                 .definedBy("..cli..")
                 .whereLayer("cli")
