@@ -1,7 +1,8 @@
-"""Steps of optimisers by their authors' code: python make_optimizer_method_fixtures.py TARGET GALORE LORAPRO
+"""Steps of optimisers by their authors' code: python make_optimizer_method_fixtures.py TARGET GALORE LORAPRO FRUGAL
 
 TARGET is methods/src/test/resources/golden/optim. GALORE is a clone of github.com/jiaweizzhao/GaLore (read at 2cc66f8),
-LORAPRO one of github.com/mrflogs/LoRA-Pro (read at fe26027).
+LORAPRO one of github.com/mrflogs/LoRA-Pro (read at fe26027),
+FRUGAL one of github.com/fzmushko/FRUGAL (read at c7ebe4c).
 Each file holds start values, the gradient of each step, and the values after it.
 """
 
@@ -97,6 +98,41 @@ def lora_pro(target, clone):
     save_file(tensors, target / "lora-pro.safetensors")
 
 
+def frugal(target, clone):
+    """Singular vectors, whole matrices, and both without their signs."""
+    torch.linalg.svd = signed_svd
+    sys.modules["torch.optim.optimizer"]._dispatch_sqrt = math.sqrt  # gone from later releases of torch
+    package = types.ModuleType("frugal")
+    package.__path__ = [str(clone / "frugal")]
+    sys.modules["frugal"] = package
+    adamw = importlib.import_module("frugal.adamw")
+    usual = {"lr": 0.05, "weight_decay": 0.1, "update_gap": 2, "density": 0.5, "no_deprecation_warning": True}
+    usual |= {"proj_params_lr_scale": 0.5, "inactive_lr_scale": 0.2}
+    kept = {**usual, "reset_statistics": False, "inactive_update_rule": "sgd"}
+    cases = {
+        "frugal-svd": (adamw.GaloreAdamW, usual),
+        "frugal-svd-kept": (adamw.GaloreAdamW, kept),
+        "frugal-descending": (adamw.BlockAdamW, {**usual, "block_order": "descending"}),
+        "frugal-mirror": (adamw.BlockAdamW, {**usual, "block_order": "mirror", "inactive_update_rule": "no"}),
+    }
+    for name, (optimizer, options) in cases.items():
+        generator = torch.Generator().manual_seed(13)
+        tensors = {}
+        parameters = {}
+        for key, shape in {"a": (6, 4), "b": (4, 7), "c": (5, 5), "d": (3, 4)}.items():
+            parameters[key] = torch.nn.Parameter(torch.randn(shape, generator=generator))
+            tensors[f"start.{key}"] = parameters[key].detach().clone()
+        made = optimizer([{"params": list(parameters.values()), "is_proj_params": True}], **options)
+        for step in range(1, STEPS + 1):
+            for key, parameter in parameters.items():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+                tensors[f"gradient.{step}.{key}"] = parameter.grad.clone()
+            made.step()
+            for key, parameter in parameters.items():
+                tensors[f"after.{step}.{key}"] = parameter.detach().clone()
+        save_file(tensors, target / f"{name}.safetensors")
+
+
 def main():
     target, clone = Path(sys.argv[1]), Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
@@ -105,6 +141,7 @@ def main():
     factored = {"lr": 0.05, "weight_decay": 0.1, "relative_step": False, "scale_parameter": False}
     galore(target, "galore-adafactor", adafactor.Adafactor, factored)
     lora_pro(target, Path(sys.argv[3]))
+    frugal(target, Path(sys.argv[4]))
 
 
 if __name__ == "__main__":

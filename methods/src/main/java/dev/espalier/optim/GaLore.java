@@ -182,7 +182,7 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
             double decay = group.weightDecay();
             boolean right = right(value.shape());
             if ((memory.step() - 1) % gap == 0) {
-                memory.set("projection", basis(gradient, right));
+                memory.set("projection", basis(gradient, right, rank));
             }
             if (inner.decaysFirst() && decay != 0) {
                 value.mul_(1 - rate * decay);
@@ -200,17 +200,17 @@ public final class GaLore implements OptimizerMethod<GaLore.Config> {
             }
         }
 
-        /** P: the top r singular vectors of the shorter side, each with its entry of largest magnitude positive. */
-        private Tensor basis(Tensor gradient, boolean right) {
-            Tensor vectors = Svd.EXACT
-                    .of(right ? gradient.t() : gradient, 0, 0, new Seed(0))
-                    .get(0)
-                    .narrow(1, 0, rank); // [short, r]
-            return right ? vectors.t() : vectors;
-        }
-
         private static boolean right(long[] shape) {
             return shape[0] >= shape[1];
         }
+    }
+
+    /** P: the top r singular vectors of one side of a gradient, each with its entry of largest magnitude positive. */
+    static Tensor basis(Tensor gradient, boolean right, long rank) {
+        Tensor vectors = Svd.EXACT
+                .of(right ? gradient.t() : gradient, 0, 0, new Seed(0))
+                .get(0)
+                .narrow(1, 0, rank); // [side, r]
+        return right ? vectors.t() : vectors;
     }
 }

@@ -32,6 +32,11 @@ final class PerParameter implements Optimizer {
          */
         Map<String, Kept> layout(DType dtype, long[] shape);
 
+        /** Whether that is remembered after so many updates; a rule may have times without. */
+        default boolean holds(long step) {
+            return true;
+        }
+
         /**
          * Moves a parameter.
          *
@@ -89,14 +94,19 @@ final class PerParameter implements Optimizer {
             at(kind).copy_(values);
         }
 
+        /** Forgets all values; the count of updates goes on. */
+        void drop() {
+            held.values().forEach(Tensor::close);
+            held.clear();
+        }
+
         private long bytes() {
             return held.values().stream().mapToLong(Tensor::bytes).sum();
         }
 
         @Override
         public void close() {
-            held.values().forEach(Tensor::close);
-            held.clear();
+            drop();
             step = 0;
         }
     }
@@ -262,7 +272,7 @@ final class PerParameter implements Optimizer {
                 Memory memory = one.memory();
                 memory.close();
                 long step = (long) taken(left, "step", one, new long[0]).item();
-                if (step > 0) {
+                if (step > 0 && one.rule().holds(step)) {
                     memory.layout.forEach((kind, kept) -> memory.set(kind, taken(left, kind, one, kept.shape())));
                 }
                 memory.step = step;
