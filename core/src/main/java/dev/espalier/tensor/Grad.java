@@ -1,6 +1,7 @@
 package dev.espalier.tensor;
 
 import org.bytedeco.pytorch.AutoGradMode;
+import org.bytedeco.pytorch.GradMode;
 
 /** Switches the recording of gradients off or on for this thread until closed. */
 public final class Grad implements AutoCloseable {
@@ -24,6 +25,11 @@ public final class Grad implements AutoCloseable {
     /** Records again, inside a stretch that does not. */
     public static Grad on() {
         return new Grad(true);
+    }
+
+    /** Whether what this thread computes carries gradients. */
+    public static boolean isOn() {
+        return GradMode.is_enabled();
     }
 
     /** Restores what held before. */
