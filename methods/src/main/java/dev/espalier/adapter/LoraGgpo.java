@@ -1,0 +1,455 @@
+package dev.espalier.adapter;
+
+import static dev.espalier.Check.check;
+
+import dev.espalier.EspalierException;
+import dev.espalier.io.Fields;
+import dev.espalier.nn.Parameter;
+import dev.espalier.tensor.DType;
+import dev.espalier.tensor.Generator;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Scope;
+import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.Tensor;
+import dev.espalier.train.Callback;
+import dev.espalier.train.StepContext;
+import dev.espalier.train.TrainingRun;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * LoRA-GGPO: a LoRA that trains at a noisy point, with the most noise where weights and gradients are largest.
+ *
+ * <p>Chang et al., <i>LoRA-GGPO: Mitigating Double Descent in LoRA Fine-Tuning via Gradient-Guided Perturbation Optimization</i>,
+ * arXiv:2502.14538v1; from v2 on the same number is LoRA-MGPO, here {@code variant: mgpo}.
+ *
+ * <pre>{@code
+ * y = x (W + E)ᵀ + b + s (drop(x) Aᵀ) Bᵀ,   E = 0 in evaluation
+ * ggpo:  E_ij ~ N(0, τ_i² / in),  τ_i = σ √(‖W'_i‖² + β ‖G_i‖²),  W' = W + s B A,  G = s (gB A + B gA) of the step before
+ * mgpo:  E = -ρ v / ‖v‖ · min(1 / ḡ, 10),  v = s (mB A + B mA),  ḡ a mean of ‖G‖ with decay β_g
+ * x [.., in]    W, E, G, v [out, in]    A, gA, mA [r, in]    B, gB, mB [out, r]    m: the optimiser's first moments
+ * }</pre>
+ *
+ * <p>No matrix [out, in] is formed for the norms, nor for mgpo. A step of ggpo costs, for each layer, in · out random numbers and one
+ * more product of the frozen layer's size forward and one backward; the random ones are held from one to the other. mgpo costs
+ * four thin products. As β ‖G‖² is mostly small beside ‖W'‖², β = 0 (Flat-LoRA) differs little. Reconstructed, not confirmed: that G
+ * is of the step before, and that σ is constant ({@code sigma_schedule: cosine} is the other reading); σ and β are the community's.
+ * Losses reported in training are those of the noisy point. With accumulation mgpo's ḡ sees each step once, its authors' each
+ * batch. Checked by hand derivation.
+ */
+public final class LoraGgpo implements LowRank, LoraExpressible {
+
+    /** What moves the point that gradients are taken at. */
+    public enum Variant {
+        /** Noise, v1 of the paper. */
+        GGPO,
+        /** The optimiser's momentum, v2 and later. */
+        MGPO
+    }
+
+    /** How σ runs over the training. */
+    public enum SigmaSchedule {
+        /** As it is. */
+        CONSTANT,
+        /** From 0 to σ, as Flat-LoRA. */
+        COSINE
+    }
+
+    /**
+     * LoRA-GGPO's settings.
+     *
+     * @param r rank, at least 1
+     * @param alpha [lora_alpha] numerator of the scale, positive
+     * @param dropout [lora_dropout] in [0, 1)
+     * @param variant ggpo or mgpo
+     * @param sigma σ, of ggpo, at least 0
+     * @param beta β, weight of gradients beside weights, of ggpo, at least 0
+     * @param schedule [sigma_schedule] how σ runs over the training
+     * @param rho ρ, length of mgpo's step, at least 0
+     * @param decay [gradient_decay] β_g of mgpo, in [0, 1)
+     */
+    public record Config(
+            int r,
+            double alpha,
+            double dropout,
+            Variant variant,
+            double sigma,
+            double beta,
+            SigmaSchedule schedule,
+            double rho,
+            double decay) {
+
+        /** The community's σ and β, and the successor's ρ and decay for small models. */
+        public static final Config DEFAULT =
+                new Config(8, 16, 0, Variant.GGPO, 0.03, 0.01, SigmaSchedule.CONSTANT, 0.05, 0.9);
+
+        /** Checks ranges. */
+        public Config {
+            Lora.Config.of(r, alpha).withDropout(dropout);
+            checkSize("sigma", sigma, "0.03");
+            checkSize("beta", beta, "0.01");
+            checkSize("rho", rho, "0.05");
+            check(decay >= 0 && decay < 1, "gradient_decay must lie in [0, 1), found %s; try 0.9", decay);
+        }
+
+        private static void checkSize(String name, double value, String usual) {
+            check(
+                    value >= 0 && Double.isFinite(value),
+                    "%s must be at least 0 and finite, found %s; try %s",
+                    name,
+                    value,
+                    usual);
+        }
+
+        Lora.Config lora() {
+            return Lora.Config.of(r, alpha).withDropout(dropout);
+        }
+    }
+
+    /** How LoRA-GGPO is set up, read and written. */
+    public static final class Type implements AdapterType<Config> {
+
+        @Override
+        public About about() {
+            return new About(
+                    "lora-ggpo",
+                    "adapter",
+                    "a LoRA that trains at a noisy point, with the most noise where weights and gradients are largest",
+                    "Chang et al., LoRA-GGPO: Mitigating Double Descent in LoRA Fine-Tuning via Gradient-Guided Perturbation"
+                            + " Optimization, arXiv:2502.14538v1 (variant mgpo: LoRA-MGPO, v2 and later)",
+                    """
+                    y = x (W + E)ᵀ + b + s (x Aᵀ) Bᵀ,  E_ij ~ N(0, σ² (‖W'_i‖² + β ‖G_i‖²) / in) in training, else 0
+                    A [r, in] and B [out, r] trained: r (in + out) parameters a layer, and nothing of E is kept
+                    reconstructed, not confirmed: G of the step before; a constant σ (sigma_schedule has the other reading)""",
+                    "any optimizer (mgpo: one with a first moment, adamw or sgd with momentum); linear layers only",
+                    "A and B of each layer, of our own type (LORA_GGPO); export --to lora is exact",
+                    true);
+        }
+
+        @Override
+        public Map<String, String> meanings() {
+            return Map.of(
+                    "r", "rank, 1 to the layer's smaller width",
+                    "lora_alpha", "numerator of the scale s, above 0; often twice the rank",
+                    "lora_dropout", "share of the input dropped in training, in [0, 1)",
+                    "variant", "ggpo (noise, v1 of the paper) or mgpo (along the optimiser's momentum, v2 and later)",
+                    "sigma", "σ of ggpo, at least 0; 0.03 to 0.1 is usual",
+                    "beta", "β of ggpo, weight of gradients beside weights, at least 0; 0 is Flat-LoRA",
+                    "sigma_schedule", "constant, or cosine: from 0 to σ over the training",
+                    "rho", "ρ of mgpo, length of its step, at least 0; 0.01 for large models",
+                    "gradient_decay", "β_g of mgpo, decay of the mean gradient norm, in [0, 1)");
+        }
+
+        @Override
+        public String peftType() {
+            return "LORA_GGPO";
+        }
+
+        @Override
+        public Config read(Fields f) {
+            Config usual = Config.DEFAULT;
+            return new Config(
+                    f.integer("r", usual.r()),
+                    f.number("lora_alpha", usual.alpha()),
+                    f.number("lora_dropout", usual.dropout()),
+                    f.choice("variant", usual.variant()),
+                    f.number("sigma", usual.sigma()),
+                    f.number("beta", usual.beta()),
+                    f.choice("sigma_schedule", usual.schedule()),
+                    f.number("rho", usual.rho()),
+                    f.number("gradient_decay", usual.decay()));
+        }
+
+        @Override
+        public Map<String, @Nullable Object> write(Config config) {
+            Map<String, @Nullable Object> json = new LinkedHashMap<>();
+            json.put("r", config.r());
+            json.put("lora_alpha", config.alpha());
+            json.put("lora_dropout", config.dropout());
+            json.put("variant", config.variant().name().toLowerCase(Locale.ROOT));
+            json.put("sigma", config.sigma());
+            json.put("beta", config.beta());
+            json.put("sigma_schedule", config.schedule().name().toLowerCase(Locale.ROOT));
+            json.put("rho", config.rho());
+            json.put("gradient_decay", config.decay());
+            json.put("bias", "none");
+            return json;
+        }
+
+        @Override
+        public void check(Config config, List<Site> sites) {
+            config.lora().fit(sites);
+        }
+
+        @Override
+        public Made create(Config config, List<Site> sites, Seed seed) {
+            return Made.each(sites, site -> new LoraGgpo(config, site, seed));
+        }
+
+        @Override
+        public Parts parts(Config config, Attached adapter, Seed seed) {
+            Map<String, LoraGgpo> layers = new LinkedHashMap<>();
+            adapter.made().adapters().forEach((path, each) -> layers.put(path, (LoraGgpo) each));
+            return Parts.of(new Perturbation(config, layers, seed.named("lora-ggpo")));
+        }
+    }
+
+    /** Moves the point before each step, and looks at its gradients after it. */
+    private record Perturbation(Config config, Map<String, LoraGgpo> layers, Seed seed) implements Callback {
+
+        @Override
+        public void beforeStep(TrainingRun run, long step) {
+            if (config.variant() == Variant.GGPO) {
+                double share = config.schedule() == SigmaSchedule.CONSTANT
+                        ? 1
+                        : (1 - Math.cos(Math.PI * step / run.totalSteps())) / 2;
+                layers.forEach((path, each) ->
+                        each.shake(config.sigma() * share, seed.named(path).at(step)));
+                return;
+            }
+            Map<String, Tensor> state = run.optimizer().state();
+            layers.forEach((path, each) -> {
+                Tensor ofA = moment(state, path, "lora_A.weight");
+                Tensor ofB = moment(state, path, "lora_B.weight");
+                if (ofA != null && ofB != null) {
+                    each.lookAhead(ofA, ofB);
+                } else if (step > 1 && config.rho() > 0) {
+                    throw new EspalierException(
+                            "mgpo moves along the optimiser's first moment, and it keeps none of %s; train with adamw, or sgd with momentum 0.9"
+                                    .formatted(path));
+                }
+            });
+        }
+
+        private static @Nullable Tensor moment(Map<String, Tensor> state, String path, String leaf) {
+            String key = AdapterType.Made.key(path, leaf);
+            return state.getOrDefault("exp_avg." + key, state.get("momentum_buffer." + key));
+        }
+
+        @Override
+        public void afterBackward(StepContext step) {
+            layers.values().forEach(LoraGgpo::observe);
+        }
+
+        @Override
+        public void afterStep(StepContext step) {
+            layers.values().forEach(LoraGgpo::settle);
+        }
+
+        @Override
+        public Map<String, Tensor> state() {
+            Map<String, Tensor> all = new LinkedHashMap<>();
+            layers.forEach((path, each) -> {
+                if (each.gradients != null) {
+                    all.put("gradients." + path, each.gradients);
+                }
+            });
+            return all;
+        }
+
+        @Override
+        public void load(TrainingRun run, Map<String, Tensor> state) {
+            layers.forEach((path, each) -> {
+                Tensor saved = state.get("gradients." + path);
+                if (saved != null) {
+                    each.remember(saved.clone());
+                }
+            });
+        }
+    }
+
+    private final Config config;
+    private final Site site;
+    private final Factors factors;
+    private @Nullable Tensor weights; // ‖W_i‖² [out], float32 at least
+    private @Nullable Tensor gradients; // ‖G_i‖² [out] of the step before; of mgpo ḡ, a scalar
+    private @Nullable Tensor tau; // τ / √in [out] of this step
+    private @Nullable LoraFactors shift; // E of mgpo at this step
+    private Seed noise = new Seed(0);
+    private long pass; // of this step
+
+    LoraGgpo(Config config, Site site, Seed seed) {
+        this.config = config;
+        this.site = site;
+        site.linear("lora-ggpo");
+        factors = new Factors(config.lora(), site, seed);
+    }
+
+    @Override
+    public Tensor forward(Tensor x, Base base) {
+        Tensor rows = factors.rows(x); // [n, in]
+        Tensor y = factors.addTo(base.forward(rows), factors.dropped(rows, base)); // [n, out]
+        if (base.layer().isTraining() && Grad.isOn()) {
+            if (tau != null) {
+                Tensor e = noise(noise.at(pass++)).to(y.dtype()); // a constant, which the backward pass holds on to
+                y = y.addmm_(rows, e.t(), 1);
+            } else if (shift != null) {
+                y = y.addmm_(
+                        rows.linear(shift.a(), null), shift.b().to(y.dtype()).t(), shift.scale());
+            }
+        }
+        return factors.shaped(y, x);
+    }
+
+    /** E [out, in] of a pass. */
+    Tensor noise(Seed ofPass) {
+        Tensor size = java.util.Objects.requireNonNull(tau);
+        try (Generator generator = ofPass.generator()) {
+            Tensor z = generator.randn(site.layer().outFeatures(), site.layer().inFeatures());
+            return z.to(size.dtype()).to(size.device()).mul(size.unsqueeze(1));
+        }
+    }
+
+    /** Sets τ for the next passes. */
+    void shake(double sigma, Seed ofStep) {
+        settle();
+        pass = 0;
+        noise = ofStep;
+        if (sigma == 0) {
+            return;
+        }
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            Tensor squares = weightNorms();
+            if (gradients != null) {
+                squares = squares.add(gradients, config.beta());
+            }
+            tau = squares.sqrt()
+                    .mul(sigma / Math.sqrt((double) site.layer().inFeatures()))
+                    .keep();
+        }
+    }
+
+    /** Sets E of mgpo for the next passes, if the moments are any. */
+    void lookAhead(Tensor ofA, Tensor ofB) {
+        settle();
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            LoraFactors v = spread(ofA, ofB);
+            double length = v.norm();
+            if (length <= 1e-12 || config.rho() == 0) {
+                return;
+            }
+            double mean = gradients == null ? 0 : gradients.item();
+            double size = -config.rho() / (length + 1e-12) * Math.min(1 / (mean + 1e-12), 10);
+            shift = new LoraFactors(v.a().clone().keep(), v.b().clone().keep(), v.scale() * size, null);
+        }
+    }
+
+    /** s (uB A + B uA) as factors of twice the rank. */
+    private LoraFactors spread(Tensor ofA, Tensor ofB) {
+        Tensor a = factors.a.tensor().detach();
+        Tensor b = factors.b.tensor().detach();
+        Tensor down = Tensor.cat(List.of(a, ofA.to(a.dtype()).reshape(a.shape())), 0); // [2 r, in]
+        Tensor up = Tensor.cat(List.of(ofB.to(b.dtype()).reshape(b.shape()), b), 1); // [out, 2 r]
+        return new LoraFactors(down, up, factors.scale, null);
+    }
+
+    /** ‖W'_i‖² [out] = ‖W_i‖² + 2 s Σ ((W Aᵀ) ∘ B)_i + s² Σ ((B (A Aᵀ)) ∘ B)_i. */
+    Tensor weightNorms() {
+        Tensor a = factors.a.tensor().detach();
+        Tensor b = factors.b.tensor().detach();
+        Tensor w = site.layer().weight();
+        if (weights == null) {
+            weights = w.to(a.dtype()).square().sum(1, false).keep();
+        }
+        double s = factors.scale;
+        Tensor cross = w.to(a.dtype()).matmul(a.t()).mul(b).sum(1, false).mul(2 * s);
+        Tensor own = b.matmul(a.matmul(a.t())).mul(b).sum(1, false).mul(s * s);
+        return weights.add(cross).add(own).relu();
+    }
+
+    /** ‖G_i‖² [out], G = s (gB A + B gA), from Grams of r by r. */
+    Tensor gradientNorms() {
+        Tensor ofA = factors.a.tensor().grad();
+        Tensor ofB = factors.b.tensor().grad();
+        Tensor a = factors.a.tensor().detach();
+        Tensor b = factors.b.tensor().detach();
+        Tensor first = ofB.matmul(a.matmul(a.t())).mul(ofB);
+        Tensor both = ofB.matmul(a.matmul(ofA.t())).mul(b).mul(2);
+        Tensor second = b.matmul(ofA.matmul(ofA.t())).mul(b);
+        return first.add(both)
+                .add(second)
+                .sum(1, false)
+                .mul(factors.scale * factors.scale)
+                .relu();
+    }
+
+    /** Takes in the gradients of a step, before they are clipped. */
+    void observe() {
+        if (factors.a.tensor().grad() == null || factors.b.tensor().grad() == null) {
+            return;
+        }
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            Tensor rows = gradientNorms();
+            if (config.variant() == Variant.GGPO) {
+                remember(rows);
+                return;
+            }
+            Tensor norm = rows.to(DType.FLOAT64).sum().sqrt();
+            remember(gradients == null ? norm : gradients.mul(config.decay()).add(norm, 1 - config.decay()));
+        }
+    }
+
+    private void remember(Tensor values) {
+        if (gradients != null) {
+            gradients.close();
+        }
+        gradients = values.keep();
+    }
+
+    /** Back to the point itself. */
+    void settle() {
+        if (tau != null) {
+            tau.close();
+            tau = null;
+        }
+        if (shift != null) {
+            shift.a().close();
+            shift.b().close();
+            shift = null;
+        }
+    }
+
+    @Override
+    public LoraFactors toLora() {
+        return factors.factors();
+    }
+
+    @Override
+    public Map<String, Parameter> parameters() {
+        return factors.named();
+    }
+
+    @Override
+    public Parameter a() {
+        return factors.a;
+    }
+
+    @Override
+    public Parameter b() {
+        return factors.b;
+    }
+
+    @Override
+    public double scale() {
+        return factors.scale;
+    }
+
+    @Override
+    public void close() {
+        settle();
+        for (Tensor each : new Tensor[] {weights, gradients}) {
+            if (each != null) {
+                each.close();
+            }
+        }
+        weights = null;
+        gradients = null;
+        parameters().values().forEach(p -> p.tensor().close());
+    }
+}
