@@ -25,7 +25,7 @@ class ArchitectureTest {
     void everyFloorWasScanned() {
         for (String room : List.of(
                 "tensor", "nn", "io", "model", "text", "data", "hub", "train", "task", "adapter", "recipe", "compare",
-                "cli")) {
+                "report", "cli")) {
             assertThat(CLASSES.stream().anyMatch(c -> c.getPackageName().equals("dev.espalier." + room)))
                     .as("classes found in dev.espalier.%s", room)
                     .isTrue();

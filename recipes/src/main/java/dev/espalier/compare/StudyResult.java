@@ -1,7 +1,6 @@
 package dev.espalier.compare;
 
 import dev.espalier.EspalierException;
-import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Json;
 import java.nio.file.Path;
 import java.util.Collections;
@@ -157,9 +156,14 @@ public record StudyResult(
                                         methods.stream().map(MethodResult::name).toList()))));
     }
 
+    /** The content of {@code results.json}. */
+    public Map<String, Object> json() {
+        return map(this);
+    }
+
     /** Writes {@code results.json}, atomically. */
     public void write(Path file) {
-        AtomicFile.write(file, Json.pretty(map(this)) + "\n");
+        Json.write(file, json());
     }
 
     /**
