@@ -9,6 +9,7 @@ import dev.espalier.adapter.Method;
 import dev.espalier.adapter.Setting;
 import dev.espalier.io.Fields;
 import dev.espalier.model.Model;
+import dev.espalier.nn.Module;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
@@ -113,29 +114,45 @@ public final class Lisa implements LayerSampler<Lisa.Config> {
 
     @Override
     public @Nullable String objection(Method other) {
+        return objection("LISA", other);
+    }
+
+    /** Why a method that freezes whole blocks cannot be used with another, or null. */
+    static @Nullable String objection(String title, Method other) {
         return other instanceof AdapterType<?> type && !type.trainsWeights()
-                ? "LISA trains whole blocks of the network, and %s leaves them as they are; use the adapter full, or no sampler"
-                        .formatted(other.name())
+                ? "%s trains whole blocks of the network, and %s leaves them as they are; use the adapter full, or no sampler"
+                        .formatted(title, other.name())
                 : null;
     }
 
     @Override
     public Callback create(Config config, Setting setting) {
-        if (!(setting.task().model() instanceof Model model)) {
-            throw new EspalierException("lisa needs a transformer, whose blocks it can draw; leave train.sampler out");
-        }
         List<Collection<Parameter>> blocks = new ArrayList<>();
-        model.backbone()
-                .layers()
+        blocks(setting, name(), config.activatedLayers())
                 .forEach(block -> blocks.add(block.namedParameters().values()));
-        check(
-                config.activatedLayers() <= blocks.size(),
-                "lisa_activated_layers is %d, and the network has %d blocks; try %d",
-                config.activatedLayers(),
-                blocks.size(),
-                Math.min(2, blocks.size()));
         return new Sampling(
                 config, blocks, uniform(setting.seed().named("lisa"), blocks.size(), config.activatedLayers()));
+    }
+
+    /**
+     * The network's blocks, of which so many are to train at a time.
+     *
+     * @param method that asks, for messages
+     * @throws EspalierException if it has none, or fewer
+     */
+    static List<Module> blocks(Setting setting, String method, int activated) {
+        if (!(setting.task().model() instanceof Model model)) {
+            throw new EspalierException(
+                    "%s needs a transformer, whose blocks it can draw; leave train.sampler out".formatted(method));
+        }
+        List<Module> blocks = List.copyOf(model.backbone().layers());
+        check(
+                activated <= blocks.size(),
+                "lisa_activated_layers is %d, and the network has %d blocks; try %d",
+                activated,
+                blocks.size(),
+                Math.min(2, blocks.size()));
+        return blocks;
     }
 
     /** So many of {@code n}, without replacement: those of the smallest of n random numbers. */

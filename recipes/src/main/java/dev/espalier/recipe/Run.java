@@ -542,7 +542,7 @@ public final class Run implements AutoCloseable {
     /** The training as methods see it. */
     Setting setting() {
         TrainConfig config = recipe.train().config();
-        return new Setting(adapted, adapted.adapter("default"), task, config, new Seed(config.seed()));
+        return new Setting(adapted, adapted.adapter("default"), task, config, new Seed(config.seed()), singly());
     }
 
     private TrainConfig config(Setting setting) {
