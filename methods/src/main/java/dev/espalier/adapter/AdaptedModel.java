@@ -133,6 +133,7 @@ public final class AdaptedModel implements AutoCloseable {
             Initializer initializer = initializer(spec);
             if (initializer != null) {
                 initializer.initialize(made, calibration, seed);
+                made.settle();
             }
             return made;
         } catch (RuntimeException e) {

@@ -44,6 +44,12 @@ public final class Attached {
         this.spec = spec;
         this.sites = sites;
         this.made = made;
+        settle();
+    }
+
+    /** Looks again at what trains, after a start that has chosen among what the method made. */
+    void settle() {
+        moving.clear();
         made.parameters().values().stream().filter(Parameter::isTrainable).forEach(moving::add);
     }
 
