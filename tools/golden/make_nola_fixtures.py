@@ -35,12 +35,15 @@ def named(seed: int, name: str) -> int:
     return mix((seed + mix(h)) & MASK)
 
 
-def basis(name: str, k: int, rows: int, columns: int) -> torch.Tensor:
-    """What RandomBasis of seed SEED, path "x" and this name specifies: [k, rows, columns]."""
-    seed = named(named(SEED, "x"), name)
+def at(seed: int, n: int) -> int:
+    return mix((seed + mix(n)) & MASK)
+
+
+def basis(seed: int, k: int, rows: int, columns: int) -> torch.Tensor:
+    """What RandomBasis of a seed specifies: [k, rows, columns]."""
     matrices = []
     for i in range(k):
-        state = mix((seed + mix(i)) & MASK)
+        state = at(seed, i)
         entries = []
         for n in range((rows * columns + 1) // 2):
             word = mix((state + n * GAMMA) & MASK)
@@ -71,14 +74,14 @@ def run(layer, alpha: nn.Parameter, beta: nn.Parameter) -> dict:
     return {name: t.detach().flatten().tolist() for name, t in fields.items()}
 
 
-A, B = basis("A", K, R, IN), basis("B", K, OUT, R)
+A, B = basis(at(named(SEED, "A"), IN), K, R, IN), basis(at(named(SEED, "B"), OUT), K, OUT, R)
 
 gpt = classes("gpt/src/model_nola.py", "GenerateParams", "NOLALinear", "LoRA")["LoRA"](
     IN, OUT, use_nola=True, num_basis=K, rank=R, alpha=6.0
 )
 nn.init.uniform_ = lambda w, a, b: w.copy_(A if w.shape == A.shape else B)
 with torch.no_grad():
-    gpt.lora_A.weight.copy_(basis("A0", 1, R, IN)[0] / math.sqrt(IN))
+    gpt.lora_A.weight.copy_(basis(named(named(SEED, "x"), "A0"), 1, R, IN)[0] / math.sqrt(IN))
 frozen_a0 = run(gpt, gpt.lora_A.coefficients, gpt.lora_B.coefficients)
 
 vit = classes("vit/NOLA.py", "NOLA2")["NOLA2"](IN, OUT, ka=K, kb=K, rank=R)

@@ -95,6 +95,8 @@ class MergeCommandTest {
         fails(merge("ties", "--adapters", both, "--heads", "mean"), "has rank 2 and b rank 3", "set svd to true");
         fails(merge("svd", "--adapters", both, "--weights", "1"), "1 weights were given for 2 adapters");
         fails(merge("svd", "--adapters", a + "," + a), "named twice");
+        fails(merge("ties", "--adapters", a.toString()), "is the only adapter to merge", "two or more");
+        fails(merge("ties", "--adapters", a + "," + folder.resolve("none")), "holds no adapter", "check the path");
         fails(merge("svd"), "--adapters");
         fails(merge("lora", "--adapters", both), "lora has no section merge", "lora-lego", "ties");
         fails(Cli.run("train", "ties"), "ties is a recipe for espalier merge and trains nothing");

@@ -44,11 +44,30 @@ public record RandomBasis(Seed seed, int k, int rows, int columns) {
     /** W_i [rows, columns], float32. */
     public Tensor matrix(int i) {
         float[] entries = new float[rows * columns];
-        long state = seed.at(i).value();
-        for (int e = 0; e < entries.length; e++) {
-            entries[e] = (float) entry(state, e);
-        }
+        make(entries, 0, i);
         return Tensor.of(entries, rows, columns);
+    }
+
+    /** All of W [k, rows columns], float32, a matrix in each row: for those who would rather hold them. */
+    public Tensor matrices() {
+        int size = rows * columns;
+        check(entries() <= Integer.MAX_VALUE, "%d matrices [%d, %d] do not fit a Java array", k, rows, columns);
+        float[] entries = new float[k * size];
+        parallel(k, i -> make(entries, i * size, i));
+        return Tensor.of(entries, k, size);
+    }
+
+    /** Numbers in all matrices. */
+    public long entries() {
+        return (long) k * rows * columns;
+    }
+
+    /** The entries of W_i, from a place on. */
+    private void make(float[] into, int from, int i) {
+        long state = seed.at(i).value();
+        for (int e = 0; e < rows * columns; e++) {
+            into[from + e] = (float) entry(state, e);
+        }
     }
 
     /**

@@ -3,27 +3,24 @@ package dev.espalier.adapter;
 import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
+import dev.espalier.nn.Layer;
 import dev.espalier.nn.Parameter;
 import dev.espalier.rank.Importance;
 import dev.espalier.rank.Orthogonality;
+import dev.espalier.rank.TripletBudget;
+import dev.espalier.rank.TripletBudget.Triplets;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
-import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Callback;
 import dev.espalier.train.LossTerm;
-import dev.espalier.train.StepContext;
-import dev.espalier.train.TrainingRun;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
+import java.util.concurrent.atomic.AtomicLong;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -103,13 +100,8 @@ public final class Adalora implements Adapter, LoraExpressible {
                     initR, targetR, alpha, dropout, tinit, tfinal, deltaT, beta1, beta2, orthRegWeight, total, pattern);
         }
 
-        /** Ranks of all layers together that step t, from 0, may leave. */
-        long budget(long t, long total, long init, long target) {
-            if (t <= tinit) {
-                return init;
-            }
-            double rest = 1 - (double) (t - tinit) / (total - tfinal - tinit);
-            return (long) ((init - target) * (rest * rest * rest) + target);
+        TripletBudget.Plan plan() {
+            return new TripletBudget.Plan(targetR, tinit, tfinal, deltaT, beta1, beta2, totalStep);
         }
     }
 
@@ -214,23 +206,23 @@ public final class Adalora implements Adapter, LoraExpressible {
 
         @Override
         public Made create(Config config, List<Site> sites, Seed seed) {
-            long[] total = {config.totalStep()};
+            AtomicLong total = new AtomicLong(config.totalStep());
             return Made.each(sites, site -> new Adalora(config, total, site, seed));
         }
 
         @Override
         public Parts parts(Config config, Attached adapter, Seed seed) {
-            Map<String, Adalora> layers = layers(adapter.made());
+            Map<String, Triplets> layers = triplets(adapter.made());
             LossTerm apart = (step, outcome) -> {
                 List<Tensor> rows = new ArrayList<>();
                 layers.values().forEach(each -> {
-                    rows.add(each.a.tensor());
-                    rows.add(each.b.tensor().t());
+                    rows.add(each.a().tensor());
+                    rows.add(each.b().tensor().t());
                 });
                 return Orthogonality.penalty(rows).mul(config.orthRegWeight());
             };
             return new Parts(
-                    List.of(new Allocator(config, layers)),
+                    List.of(new TripletBudget(config.plan(), layers, total(adapter.made()))),
                     config.orthRegWeight() == 0 ? List.of() : List.of(apart),
                     Map.of());
         }
@@ -238,166 +230,42 @@ public final class Adalora implements Adapter, LoraExpressible {
         /** The triplets whose E is not zero; all of an adapter that was never trained. */
         @Override
         public Saved<Config> saved(Config config, Made made) {
-            Map<String, Adalora> layers = layers(made);
-            boolean trained = layers.values().stream()
-                    .anyMatch(each -> each.e.tensor().detach().ne(0).any());
-            boolean cut = trained
-                    && layers.values().stream()
-                            .anyMatch(each -> !each.e.tensor().detach().ne(0).all());
-            long total = layers.values().iterator().next().total[0];
-            if (!cut) {
+            Map<String, Triplets> layers = triplets(made);
+            long total = total(made).get();
+            boolean trained =
+                    layers.values().stream().anyMatch(each -> each.open().any());
+            if (!trained
+                    || layers.values().stream().allMatch(each -> each.open().all())) {
                 return new Saved<>(config.with(total, config.rankPattern()), made.tensors());
             }
             Map<String, List<Boolean>> pattern = new LinkedHashMap<>();
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             layers.forEach((path, each) -> {
-                Tensor left = each.left();
-                each.parameters()
-                        .forEach((leaf, p) ->
-                                tensors.put(Made.key(path, leaf), p.tensor().indexSelect(p == each.b ? 1 : 0, left)));
-                List<Boolean> before = config.rankPattern()
-                        .getOrDefault(
-                                path + ".lora_E",
-                                Collections.nCopies((int) each.e.tensor().numel(), true));
-                double[] e = each.e.tensor().doubles();
-                List<Boolean> now = new ArrayList<>();
-                int next = 0;
-                for (boolean was : before) {
-                    now.add(was && e[next++] != 0);
-                }
-                pattern.put(path + ".lora_E", now);
+                each.left().forEach((leaf, left) -> tensors.put(Made.key(path, leaf), left));
+                String key = path + ".lora_E";
+                pattern.put(key, each.pattern(config.rankPattern().get(key)));
             });
             return new Saved<>(config.with(total, pattern), tensors);
         }
 
-        private static Map<String, Adalora> layers(Made made) {
-            Map<String, Adalora> layers = new LinkedHashMap<>();
-            made.adapters().forEach((path, adapter) -> layers.put(path, (Adalora) adapter));
+        private static Map<String, Triplets> triplets(Made made) {
+            Map<String, Triplets> layers = new LinkedHashMap<>();
+            made.adapters().forEach((path, adapter) -> layers.put(path, ((Adalora) adapter).triplets));
             return layers;
         }
-    }
 
-    /** Takes triplets away step by step. */
-    private static final class Allocator implements Callback {
-        private final Config config;
-        private final Map<String, Adalora> layers;
-        private final Importance importance;
-        private final Map<String, Tensor> frozen = new LinkedHashMap<>(); // by path, bool [r, 1]: what stays at the end
-
-        Allocator(Config config, Map<String, Adalora> layers) {
-            this.config = config;
-            this.layers = layers;
-            this.importance = new Importance(config.beta1(), config.beta2());
-        }
-
-        private long total() {
-            return layers.values().iterator().next().total[0];
-        }
-
-        @Override
-        public void beforeTraining(TrainingRun run, long stepsDone) {
-            long total = config.totalStep() == 0 ? run.totalSteps() : config.totalStep();
-            check(
-                    config.tinit() < total - config.tfinal(),
-                    "tinit %d and tfinal %d leave none of the %d steps for the budget to fall in; their sum must be below %d",
-                    config.tinit(),
-                    config.tfinal(),
-                    total,
-                    total);
-            layers.values().iterator().next().total[0] = total;
-        }
-
-        @Override
-        public void afterUpdate(StepContext step) {
-            allocate(step.step() - 1);
-        }
-
-        void allocate(long t) {
-            long end = total() - config.tfinal();
-            try (Grad off = Grad.off();
-                    Scope scope = Scope.open()) {
-                long init = layers.values().stream()
-                        .mapToLong(each -> each.e.tensor().numel())
-                        .sum();
-                long target = Math.min(init, (long) config.targetR() * layers.size());
-                if (t < end) {
-                    layers.forEach(this::observe);
-                    if (t > config.tinit() && t % config.deltaT() == 0) {
-                        mask(init - config.budget(t, total(), init, target));
-                    }
-                } else if (t == end) {
-                    mask(init - target);
-                    layers.forEach((path, each) ->
-                            frozen.put(path, each.e.tensor().detach().ne(0).keep()));
-                    importance.reset();
-                } else {
-                    frozen.forEach((path, stays) ->
-                            Objects.requireNonNull(layers.get(path)).keep(stays));
-                }
-            }
-        }
-
-        private void observe(String path, Adalora layer) {
-            layer.parameters().forEach((leaf, p) -> {
-                Tensor gradient = p.tensor().grad();
-                if (gradient != null) {
-                    importance.observe(
-                            path + "." + leaf, p.tensor().detach().mul(gradient).abs());
-                }
-            });
-        }
-
-        /** Zeroes E wherever the score is not above the {@code gone}-th smallest of all layers. */
-        private void mask(long gone) {
-            if (gone == 0) {
-                return;
-            }
-            Map<String, Tensor> scores = new LinkedHashMap<>(); // [r] each
-            layers.forEach((path, layer) -> scores.put(
-                    path,
-                    importance
-                            .score(path + ".lora_E")
-                            .reshape(-1)
-                            .add(importance.score(path + ".lora_A").mean(1, false))
-                            .add(importance.score(path + ".lora_B").mean(0, false))));
-            double[] sorted = Tensor.cat(List.copyOf(scores.values()), 0).doubles();
-            Arrays.sort(sorted);
-            double threshold = sorted[(int) gone - 1];
-            scores.forEach((path, score) -> Objects.requireNonNull(layers.get(path))
-                    .keep(score.gt(threshold).unsqueeze(1)));
-        }
-
-        @Override
-        public Map<String, Tensor> state() {
-            Map<String, Tensor> all = new LinkedHashMap<>(importance.state());
-            frozen.forEach((path, stays) -> all.put("stays." + path, stays));
-            return all;
-        }
-
-        @Override
-        public void load(TrainingRun run, Map<String, Tensor> state) {
-            importance.load(state);
-            layers.keySet().forEach(path -> {
-                Tensor stays = state.get("stays." + path);
-                if (stays != null) {
-                    frozen.put(path, stays.clone().keep());
-                }
-            });
+        private static AtomicLong total(Made made) {
+            return ((Adalora) made.adapters().values().iterator().next()).total;
         }
     }
 
-    private final Parameter a; // A [r, in]
-    private final Parameter e; // E [r, 1]
-    private final Parameter b; // B [out, r]
+    private final Triplets triplets; // A [r, in], B [out, r], E [r, 1]
     private final double scale; // c
     private final double dropout;
-    private final long[] total; // steps, known once a training has begun; the layers have it in common
+    private final AtomicLong total; // steps, known once a training has begun; the layers have it in common
 
-    private Adalora(Config config, long[] total, Site site, Seed seed) {
-        check(
-                !(site.layer() instanceof Embedding),
-                "adalora is for linear layers, and %s is an embedding; take it out of target_modules",
-                site.path());
+    private Adalora(Config config, AtomicLong total, Site site, Seed seed) {
+        Layer layer = site.linear("adalora");
         List<Boolean> pattern = config.rankPattern().get(site.path() + ".lora_E");
         long r = pattern == null
                 ? config.initR()
@@ -405,33 +273,16 @@ public final class Adalora implements Adapter, LoraExpressible {
         this.scale = (config.alpha() > 0 ? config.alpha() : config.initR()) / (config.initR() + 1e-5);
         this.dropout = config.dropout();
         this.total = total;
-        DType wide = site.layer().dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
         Seed here = seed.named(site.path());
         try (Scope scope = Scope.open();
                 Generator forA = here.named("lora_A").generator();
                 Generator forB = here.named("lora_B").generator()) {
-            a = parameter(forA.normal(0, 0.02, r, site.layer().inFeatures()).to(wide), site);
-            e = parameter(Tensor.zeros(wide, r, 1), site);
-            b = parameter(forB.normal(0, 0.02, site.layer().outFeatures(), r).to(wide), site);
+            triplets = new Triplets(
+                    site.frozen(forA.normal(0, 0.02, r, layer.inFeatures())),
+                    site.frozen(forB.normal(0, 0.02, layer.outFeatures(), r)),
+                    site.frozen(Tensor.zeros(DType.FLOAT32, r, 1)));
         }
-    }
-
-    private static Parameter parameter(Tensor value, Site site) {
-        Parameter p =
-                new Parameter(value.to(site.layer().weightParameter().tensor().device()));
-        p.trainable(value.numel() > 0); // a layer may have no rank left
-        return p;
-    }
-
-    /** Zeroes E wherever {@code stays} [r, 1] is false. */
-    private void keep(Tensor stays) {
-        Tensor value = e.tensor().detach();
-        value.copy_(value.maskedFill(stays.logicalNot(), 0));
-    }
-
-    /** Numbers of the triplets whose E is not zero, int64. */
-    private Tensor left() {
-        return e.tensor().detach().reshape(-1).ne(0).nonzero().reshape(-1);
+        parameters().values().forEach(p -> p.trainable(r > 0)); // a layer may have no rank left
     }
 
     @Override
@@ -440,23 +291,20 @@ public final class Adalora implements Adapter, LoraExpressible {
             Tensor y = base.forward(rows); // [n, out]
             DType dtype = y.dtype();
             Tensor dropped = dropout > 0 ? rows.dropout(dropout, base.layer().isTraining()) : rows;
-            Tensor down =
-                    dropped.linear(a.tensor(), null).mul(e.tensor().to(dtype).t()); // [n, r]
-            return y.addmm_(down, b.tensor().to(dtype).t(), scale);
+            Tensor e = triplets.e().tensor().to(dtype);
+            Tensor down = dropped.linear(triplets.a().tensor(), null).mul(e.t()); // [n, r]
+            return y.addmm_(down, triplets.b().tensor().to(dtype).t(), scale);
         });
     }
 
     @Override
     public LoraFactors toLora() {
-        return new LoraFactors(a.tensor().mul(e.tensor()), b.tensor(), scale, null);
+        Tensor scaled = triplets.a().tensor().mul(triplets.e().tensor()); // [r, in]
+        return new LoraFactors(scaled, triplets.b().tensor(), scale, null);
     }
 
     @Override
     public Map<String, Parameter> parameters() {
-        Map<String, Parameter> named = new LinkedHashMap<>();
-        named.put("lora_A", a);
-        named.put("lora_B", b);
-        named.put("lora_E", e);
-        return named;
+        return triplets.named();
     }
 }

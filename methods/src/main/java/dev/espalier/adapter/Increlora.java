@@ -3,29 +3,24 @@ package dev.espalier.adapter;
 import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Embedding;
+import dev.espalier.nn.Layer;
 import dev.espalier.nn.Parameter;
+import dev.espalier.rank.ChangeGradient;
+import dev.espalier.rank.GrowingFactors;
+import dev.espalier.rank.Growth;
 import dev.espalier.rank.Importance;
 import dev.espalier.rank.Orthogonality;
 import dev.espalier.tensor.DType;
-import dev.espalier.tensor.Device;
-import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Callback;
 import dev.espalier.train.LossTerm;
-import dev.espalier.train.ParameterGroup;
-import dev.espalier.train.Schedule;
-import dev.espalier.train.StepContext;
-import dev.espalier.train.TrainingRun;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.DoubleSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -47,9 +42,7 @@ import org.jspecify.annotations.Nullable;
  * ∂L/∂ΔW is made from the gradient at the layer's output, so that ΔW is not formed in the forward pass, and over all batches of
  * a step. Growth ends when the target is met or passed; the authors' code tests for equality. Checked by hand derivation.
  */
-public final class Increlora implements Adapter, LoraExpressible {
-
-    private static final double RESERVE = 1e-5; // E of components that are not live
+public final class Increlora implements Adapter, LoraExpressible, Growth.Layer {
 
     /**
      * IncreLoRA's settings.
@@ -143,6 +136,11 @@ public final class Increlora implements Adapter, LoraExpressible {
         /** Ranks that a layer gets at a time. */
         int step() {
             return rankStep == 0 ? targetR / 2 : rankStep;
+        }
+
+        Growth.Plan plan() {
+            return new Growth.Plan(
+                    targetR, step(), topH, initWarmup, interval, beta1, beta2, restartWarmup, orthRegWeight > 0);
         }
     }
 
@@ -253,13 +251,14 @@ public final class Increlora implements Adapter, LoraExpressible {
             LossTerm apart = (step, outcome) -> {
                 List<Tensor> rows = new ArrayList<>();
                 layers.values().forEach(each -> {
-                    rows.add(each.a(each.blocks));
-                    rows.add(each.b(each.blocks).t());
+                    GrowingFactors.Parts all = each.factors.all();
+                    rows.add(all.a());
+                    rows.add(all.b().t());
                 });
                 return Orthogonality.penalty(rows).mul(config.orthRegWeight());
             };
             return new Parts(
-                    List.of(new Growth(config, layers)),
+                    List.of(new Growth(config.plan(), layers, path -> Made.key(path, ""))),
                     config.orthRegWeight() == 0 ? List.of() : List.of(apart),
                     Map.of());
         }
@@ -270,12 +269,13 @@ public final class Increlora implements Adapter, LoraExpressible {
             Map<String, Integer> ranks = new LinkedHashMap<>();
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             layers(made).forEach((path, each) -> {
-                if (each.rank() != config.initR()) {
-                    ranks.put(path, each.rank());
+                if (each.factors.rank() != config.initR()) {
+                    ranks.put(path, each.factors.rank());
                 }
-                tensors.put(Made.key(path, "lora_A"), each.a(each.live()));
-                tensors.put(Made.key(path, "lora_B"), each.b(each.live()));
-                tensors.put(Made.key(path, "lora_E"), each.e(each.live()));
+                GrowingFactors.Parts live = each.factors.live();
+                tensors.put(Made.key(path, "lora_A"), live.a());
+                tensors.put(Made.key(path, "lora_B"), live.b());
+                tensors.put(Made.key(path, "lora_E"), live.e());
             });
             return new Saved<>(config.withRanks(ranks), tensors);
         }
@@ -287,310 +287,39 @@ public final class Increlora implements Adapter, LoraExpressible {
         }
     }
 
-    /** Gives ranks out, and remembers when and to whom, so that a resumed run can do it again. */
-    private static final class Growth implements Callback {
-        private final Config config;
-        private final List<String> paths;
-        private final List<Increlora> layers;
-        private final Importance importance;
-        private final List<long[]> events = new ArrayList<>(); // step t and layer; -1 for the first reserves of all
-        private final long initial; // ranks
-        private long now; // the step t, from 0
-        private int topH;
-
-        Growth(Config config, Map<String, Increlora> layers) {
-            this.config = config;
-            this.paths = List.copyOf(layers.keySet());
-            this.layers = List.copyOf(layers.values());
-            this.importance = new Importance(config.beta1(), config.beta2());
-            this.initial = total();
-        }
-
-        private long total() {
-            return layers.stream().mapToLong(Increlora::rank).sum();
-        }
-
-        private long target() {
-            return (long) config.targetR() * layers.size();
-        }
-
-        @Override
-        public void beforeTraining(TrainingRun run, long stepsDone) {
-            check(
-                    run.config().patience() == 0,
-                    "increlora grows, and the best state may be one of fewer ranks that cannot be put back; set patience to 0, found %d",
-                    run.config().patience());
-            layers.forEach(each -> each.recording = total() < target());
-            if (total() >= target()) {
-                return;
-            }
-            long step = config.step();
-            long missing = target() - initial;
-            long first = (config.initWarmup() / config.interval() + 1) * config.interval(); // step of the first growth
-            long rounds = Math.max(1, (run.totalSteps() / 2 - first) / config.interval() + 1);
-            topH = config.topH() > 0 ? config.topH() : (int) Math.ceil((double) missing / (step * rounds));
-            long needed = (missing + topH * step - 1) / (topH * step);
-            long last = first + (needed - 1) * config.interval();
-            check(
-                    last < run.totalSteps(),
-                    "the last ranks would come at step %d, after the end of the training of %d steps; lower init_warmup %d and interval"
-                            + " %d, or raise top_h",
-                    last,
-                    run.totalSteps(),
-                    config.initWarmup(),
-                    config.interval());
-        }
-
-        @Override
-        public void beforeStep(TrainingRun run, long step) {
-            now = step - 1;
-        }
-
-        @Override
-        public void afterBackward(StepContext step) {
-            if (total() < target()) {
-                for (int m = 0; m < layers.size(); m++) {
-                    importance.observe(paths.get(m), layers.get(m).sensitivity());
-                }
-                if (now > config.initWarmup() && now % config.interval() == 0) {
-                    grow(step.run());
-                }
-            }
-            if (now == 0) {
-                for (Increlora layer : layers) {
-                    layer.reserve();
-                }
-                events.add(new long[] {0, -1});
-                join(step.run(), 0, allNumbers(), false);
-                finishIfDone();
-            }
-        }
-
-        private List<Integer> allNumbers() {
-            List<Integer> all = new ArrayList<>();
-            for (int m = 0; m < layers.size(); m++) {
-                all.add(m);
-            }
-            return all;
-        }
-
-        private void grow(TrainingRun run) {
-            double[] scores = new double[layers.size()];
-            for (int m = 0; m < scores.length; m++) {
-                scores[m] = importance.score(paths.get(m)).item();
-            }
-            double[] sorted = scores.clone();
-            java.util.Arrays.sort(sorted);
-            int h = (int) Math.min(Math.min(topH, target() - total()), layers.size());
-            double threshold = sorted[sorted.length - h];
-            List<Integer> chosen = new ArrayList<>();
-            for (int m = 0; m < scores.length; m++) {
-                if (scores[m] >= threshold) {
-                    chosen.add(m);
-                }
-            }
-            release(run, now, chosen);
-        }
-
-        private void release(TrainingRun run, long t, List<Integer> chosen) {
-            chosen.forEach(m -> {
-                layers.get(m).release();
-                events.add(new long[] {t, m});
-            });
-            join(run, t, chosen, true);
-            finishIfDone();
-        }
-
-        private void finishIfDone() {
-            if (total() >= target()) {
-                layers.forEach(Increlora::rest);
-            }
-        }
-
-        /** Trains from the next step on what has come: the fresh reserves, and what has just gone live. */
-        private void join(TrainingRun run, long t, List<Integer> chosen, boolean released) {
-            Map<String, Parameter> come = new LinkedHashMap<>();
-            for (int m : chosen) {
-                Increlora layer = layers.get(m);
-                int last = layer.blocks.size() - 1;
-                if (released) {
-                    layer.put(come, paths.get(m), last - 1, !config.advance(), true);
-                }
-                if (config.advance()) {
-                    layer.put(come, paths.get(m), last, true, false);
-                }
-            }
-            if (!come.isEmpty()) {
-                double decay = run.config().optimizer().weightDecay();
-                run.grow(new ParameterGroup("grown at step " + t, come, clock(run, t), decay));
-            }
-        }
-
-        /** What the run's rate is multiplied by to give a schedule that begins after step t. */
-        private DoubleSupplier clock(TrainingRun run, long t) {
-            Schedule schedule = run.config().schedule();
-            long whole = run.totalSteps();
-            long warmup = schedule.warmupRatio() > 0
-                    ? (long) Math.ceil(whole * schedule.warmupRatio())
-                    : schedule.warmupSteps();
-            Schedule own = new Schedule(schedule.curve(), warmup, 0);
-            return () -> {
-                double usual = schedule.factor(now, whole);
-                double wanted = config.restartWarmup() ? own.factor(Math.max(0, now - t - 1), whole - t - 1) : 1;
-                return usual == 0 ? 0 : wanted / usual;
-            };
-        }
-
-        @Override
-        public void afterTraining(TrainingRun run) {
-            layers.forEach(Increlora::rest);
-        }
-
-        @Override
-        public Map<String, Tensor> state() {
-            Map<String, Tensor> all = new LinkedHashMap<>(importance.state());
-            if (!events.isEmpty()) {
-                all.put(
-                        "events",
-                        Tensor.of(
-                                events.stream()
-                                        .flatMapToLong(java.util.Arrays::stream)
-                                        .toArray(),
-                                events.size(),
-                                2));
-            }
-            return all;
-        }
-
-        /** Grows again as the run had grown. */
-        @Override
-        public void load(TrainingRun run, Map<String, Tensor> state) {
-            importance.load(state);
-            Tensor grown = state.get("events");
-            if (grown == null) {
-                return;
-            }
-            long[] rows = grown.longs();
-            for (int i = 0; i < rows.length; ) {
-                long t = rows[i];
-                if (rows[i + 1] < 0) {
-                    layers.forEach(Increlora::reserve);
-                    events.add(new long[] {t, -1});
-                    join(run, t, allNumbers(), false);
-                    finishIfDone();
-                    i += 2;
-                    continue;
-                }
-                List<Integer> chosen = new ArrayList<>();
-                for (; i < rows.length && rows[i] == t; i += 2) {
-                    chosen.add((int) rows[i + 1]);
-                }
-                release(run, t, chosen);
-            }
-        }
-    }
-
-    /** Components that came together: A [k, in], B [out, k], E [k, 1]. */
-    private record Block(Parameter a, Parameter b, Parameter e) {}
-
     private final Config config;
-    private final Seed seed;
-    private final long in;
-    private final long out;
-    private final DType dtype;
-    private final Device device;
-    private final List<Block> blocks = new ArrayList<>(); // the reserve, if there is one, last
-    private boolean reserved;
-    private boolean recording; // of what the score needs
-    private @Nullable Tensor input; // [n, in], of the latest forward pass
-    private @Nullable Tensor bump; // zeros [n, out], whose gradient is that of the layer's output
-    private @Nullable Tensor gradient; // ∂L/∂ΔW [out, in], of the passes before
+    private final GrowingFactors factors;
+    private final ChangeGradient gradient;
 
     private Increlora(Config config, Site site, Seed seed) {
-        check(
-                !(site.layer() instanceof Embedding),
-                "increlora is for linear layers, and %s is an embedding; take it out of target_modules",
-                site.path());
+        Layer layer = site.linear("increlora");
         this.config = config;
-        this.seed = seed.named(site.path());
-        in = site.layer().inFeatures();
-        out = site.layer().outFeatures();
-        dtype = site.layer().dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
-        device = site.layer().weightParameter().tensor().device();
-        add(config.ranks().getOrDefault(site.path(), config.initR()), 0, true);
+        DType dtype = layer.dtype() == DType.FLOAT64 ? DType.FLOAT64 : DType.FLOAT32;
+        gradient = new ChangeGradient(dtype);
+        factors = new GrowingFactors(
+                seed.named(site.path()),
+                layer.inFeatures(),
+                layer.outFeatures(),
+                dtype,
+                layer.weightParameter().tensor().device(),
+                config.ranks().getOrDefault(site.path(), config.initR()),
+                config.advance());
     }
 
-    private void add(int k, double coefficient, boolean trains) {
-        String number = blocks.isEmpty() ? "" : "." + blocks.size();
-        try (Grad off = Grad.off();
-                Scope scope = Scope.open();
-                Generator forA = seed.named("lora_A" + number).generator();
-                Generator forB = seed.named("lora_B" + number).generator()) {
-            Block block = new Block(
-                    parameter(forA.normal(0, 0.02, k, in)),
-                    parameter(forB.normal(0, 0.02, out, k)),
-                    parameter(Tensor.full(coefficient, DType.FLOAT32, k, 1)));
-            block.a.trainable(trains);
-            block.b.trainable(trains);
-            block.e.trainable(trains);
-            blocks.add(block);
-        }
+    @Override
+    public GrowingFactors factors() {
+        return factors;
     }
 
-    private Parameter parameter(Tensor value) {
-        return new Parameter(value.to(dtype).to(device));
-    }
-
-    /** Adds a reserve. */
-    void reserve() {
-        add(config.step(), config.advance() ? RESERVE : 0, false);
-        reserved = true;
-    }
-
-    /** Lets the reserve go live and adds a fresh one. */
-    void release() {
-        reserve();
-    }
-
-    /** No more growth: the reserve is left, and without effect. */
-    void rest() {
-        recording = false;
-        forget();
-        if (reserved) {
-            Block reserve = blocks.get(blocks.size() - 1);
-            reserve.e.tensor().detach().zero_();
-            if (config.orthRegWeight() == 0) { // nothing moves it any more
-                reserve.a.trainable(false);
-                reserve.b.trainable(false);
-            }
-        }
-    }
-
-    private List<Block> live() {
-        return reserved ? blocks.subList(0, blocks.size() - 1) : blocks;
-    }
-
-    /** Live ranks r. */
-    int rank() {
-        return live().stream().mapToInt(block -> (int) block.e.tensor().numel()).sum();
+    @Override
+    public ChangeGradient gradient() {
+        return gradient;
     }
 
     /** lora_alpha / (r + 1e-5). */
     double scale() {
         double alpha = config.alpha() > 0 ? config.alpha() : config.initR();
-        return alpha / ((config.keepScale() ? config.initR() : rank()) + 1e-5);
-    }
-
-    private Tensor a(List<Block> of) {
-        return Tensor.cat(of.stream().map(block -> block.a.tensor()).toList(), 0); // [R, in]
-    }
-
-    private Tensor b(List<Block> of) {
-        return Tensor.cat(of.stream().map(block -> block.b.tensor()).toList(), 1); // [out, R]
-    }
-
-    private Tensor e(List<Block> of) {
-        return Tensor.cat(of.stream().map(block -> block.e.tensor()).toList(), 0); // [R, 1]
+        return alpha / ((config.keepScale() ? config.initR() : factors.rank()) + 1e-5);
     }
 
     @Override
@@ -599,108 +328,40 @@ public final class Increlora implements Adapter, LoraExpressible {
             Tensor y = base.forward(rows); // [n, out]
             boolean training = base.layer().isTraining();
             Tensor dropped = config.dropout() > 0 ? rows.dropout(config.dropout(), training) : rows;
+            GrowingFactors.Parts all = factors.all();
             Tensor down =
-                    dropped.linear(a(blocks), null).mul(e(blocks).to(y.dtype()).t()); // [n, R]
-            y.addmm_(down, b(blocks).to(y.dtype()).t(), scale());
-            if (recording && training) {
-                gather();
-                input = dropped.detach().keep();
-                bump = y.detach().zerosLike().requiresGrad_(true).keep();
-                y = y.add(bump);
-            }
-            return y;
+                    dropped.linear(all.a(), null).mul(all.e().to(y.dtype()).t()); // [n, R]
+            y.addmm_(down, all.b().to(y.dtype()).t(), scale());
+            return training ? gradient.observe(dropped, y) : y;
         });
     }
 
-    /** Adds the latest pass to ∂L/∂ΔW = Σ (∂L/∂y)ᵀ drop(x). */
-    private void gather() {
-        Tensor x = input;
-        Tensor g = bump == null ? null : bump.grad();
-        if (x != null && g != null) {
-            try (Grad off = Grad.off();
-                    Scope scope = Scope.open()) {
-                Tensor product = g.to(dtype).t().matmul(x.to(dtype)); // [out, in]
-                if (gradient == null) {
-                    gradient = product.keep();
-                } else {
-                    gradient.add_(product);
-                }
-            }
-        }
-        forgetPass();
-    }
-
-    private void forgetPass() {
-        if (input != null) {
-            input.close();
-            input = null;
-        }
-        if (bump != null) {
-            bump.close();
-            bump = null;
-        }
-    }
-
-    private void forget() {
-        forgetPass();
-        if (gradient != null) {
-            gradient.close();
-            gradient = null;
-        }
-    }
-
     /** I = Σ |ΔW ∘ ∂L/∂ΔW| / √(out in), float64, of the passes since it was last asked. */
-    Tensor sensitivity() {
-        gather();
-        Tensor sum = Tensor.scalar(0, DType.FLOAT64);
-        if (gradient != null) {
-            try (Grad off = Grad.off();
-                    Scope scope = Scope.open()) {
-                Tensor change = change(blocks).product();
-                sum = scope.promote(
-                        change.mul(gradient).abs().sum().to(DType.FLOAT64).div(Math.sqrt((double) out * in)));
-            }
+    @Override
+    public Tensor sensitivity() {
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            return scope.promote(gradient.sensitivity(change(factors.all()).product()));
         }
-        forget();
-        return sum;
     }
 
-    private LoraFactors change(List<Block> of) {
-        return new LoraFactors(a(of), b(of).mul(e(of).t()), scale(), null);
+    private LoraFactors change(GrowingFactors.Parts parts) {
+        return new LoraFactors(parts.a(), parts.b().mul(parts.e().t()), scale(), null);
     }
 
     @Override
     public LoraFactors toLora() {
-        return change(live());
-    }
-
-    private void put(Map<String, Parameter> into, String path, int i, boolean factors, boolean coefficient) {
-        String number = i == 0 ? "" : "." + i;
-        Block block = blocks.get(i);
-        if (factors) {
-            into.put(AdapterType.Made.key(path, "lora_A" + number), block.a);
-            into.put(AdapterType.Made.key(path, "lora_B" + number), block.b);
-        }
-        if (coefficient) {
-            into.put(AdapterType.Made.key(path, "lora_E" + number), block.e);
-        }
+        return change(factors.live());
     }
 
     @Override
     public Map<String, Parameter> parameters() {
-        Map<String, Parameter> named = new LinkedHashMap<>();
-        for (int i = 0; i < blocks.size(); i++) {
-            String number = i == 0 ? "" : "." + i;
-            named.put("lora_A" + number, blocks.get(i).a);
-            named.put("lora_B" + number, blocks.get(i).b);
-            named.put("lora_E" + number, blocks.get(i).e);
-        }
-        return named;
+        return factors.named();
     }
 
     @Override
     public void close() {
-        forget();
-        parameters().values().forEach(p -> p.tensor().close());
+        gradient.close();
+        Adapter.super.close();
     }
 }

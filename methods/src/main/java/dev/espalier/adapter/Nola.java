@@ -10,11 +10,13 @@ import dev.espalier.tensor.GradientHook;
 import dev.espalier.tensor.RandomBasis;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
+import dev.espalier.tensor.SharedBasis;
 import dev.espalier.tensor.Tensor;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -29,11 +31,12 @@ import org.jspecify.annotations.Nullable;
  * mean:      A_0 = 0, α = β = 1/k, c_A = 1/√(in r), c_B = 1/√(r out)              (their code for images, with alpha = 1)
  * }</pre>
  *
- * <p>The random matrices of a layer, and A_0, are {@link RandomBasis}es, which specifies them to the bit, of {@code new
- * Seed(basis_seed).named(path).named("A")}, {@code "B"} and {@code "A0"}, A_0 times 1/√in; the authors keep A_0 and draw from torch's
- * generator, of which our files could say nothing. They are made again in every forward and backward pass, which keeps of them
- * neither the entries nor A and B's history: dα_i = c_A ⟨A_i, dA⟩ by hand. The authors' quantised coefficients are not here, for
- * their release has none. Checked against the authors' layer (GPT and ViT code) with its bases handed over.
+ * <p>The random matrices are {@link RandomBasis}es, which specifies them to the bit, of {@code new
+ * Seed(basis_seed).named("A").at(in)} and {@code .named("B").at(out)}: layers of one width share them, as in the authors' code for
+ * images, and {@link SharedBasis} says when they are held and when made again. A_0 is that of {@code named(path).named("A0")},
+ * times 1/√in; the authors keep A_0 and draw from torch's generator, of which our files could say nothing. No pass keeps A and B's
+ * history: dα_i = c_A ⟨A_i, dA⟩ by hand. The authors' quantised coefficients are not here, for their release has none. Checked
+ * against the authors' layer (GPT and ViT code) with its bases handed over.
  */
 public final class Nola implements Adapter, LoraExpressible {
 
@@ -160,7 +163,23 @@ public final class Nola implements Adapter, LoraExpressible {
             Long own = config.seed();
             Config seeded =
                     own != null ? config : config.withSeed(seed.named("nola").value());
-            return Made.each(sites, site -> new Nola(seeded, site));
+            Seed bases = new Seed(Objects.requireNonNull(seeded.seed()));
+            Map<Integer, SharedBasis> ofA = new LinkedHashMap<>(); // by in
+            Map<Integer, SharedBasis> ofB = new LinkedHashMap<>(); // by out
+            return Made.each(sites, site -> {
+                int in = Math.toIntExact(site.linear("nola").inFeatures());
+                int out = Math.toIntExact(site.layer().outFeatures());
+                return new Nola(
+                        seeded,
+                        site,
+                        bases,
+                        ofA.computeIfAbsent(in, n -> shared(bases.named("A").at(n), config.k(), config.r(), n)),
+                        ofB.computeIfAbsent(out, n -> shared(bases.named("B").at(n), config.k(), n, config.r())));
+            });
+        }
+
+        private static SharedBasis shared(Seed seed, int k, int rows, int columns) {
+            return new SharedBasis(new RandomBasis(seed, k, rows, columns));
         }
 
         /** The seed that was drawn goes into the file. */
@@ -168,36 +187,35 @@ public final class Nola implements Adapter, LoraExpressible {
         public Saved<Config> saved(Config config, Made made) {
             return new Saved<>(
                     made.adapters().values().stream()
-                            .map(adapter -> config.withSeed(((Nola) adapter).seed))
+                            .map(adapter -> config.withSeed(((Nola) adapter).seed.value()))
                             .findFirst()
                             .orElse(config),
                     made.tensors());
         }
     }
 
-    private final RandomBasis basisA; // A_i [r, in]
-    private final RandomBasis basisB; // B_i [out, r]
+    private final SharedBasis basisA; // A_i [r, in]
+    private final SharedBasis basisB; // B_i [out, r]
     private final @Nullable RandomBasis startA; // A_0 [r, in]
     private final double scaleA; // c_A
     private final double scaleB; // c_B
     private final double scale; // s
     private final double dropout;
-    private final long seed;
+    private final Seed seed;
     private final Parameter alpha; // α [k]
     private final Parameter beta; // β [k]
     private final GradientHook hookA;
     private final GradientHook hookB;
 
-    private Nola(Config config, Site site) {
-        int in = Math.toIntExact(site.linear("nola").inFeatures());
+    private Nola(Config config, Site site, Seed seed, SharedBasis basisA, SharedBasis basisB) {
+        int in = Math.toIntExact(site.layer().inFeatures());
         int out = Math.toIntExact(site.layer().outFeatures());
         int r = config.r();
         boolean mean = config.init() == Init.MEAN;
-        this.seed = java.util.Objects.requireNonNull(config.seed());
-        Seed here = new Seed(seed).named(site.path());
-        this.basisA = new RandomBasis(here.named("A"), config.k(), r, in);
-        this.basisB = new RandomBasis(here.named("B"), config.k(), out, r);
-        this.startA = mean ? null : new RandomBasis(here.named("A0"), 1, r, in);
+        this.seed = seed;
+        this.basisA = basisA;
+        this.basisB = basisB;
+        this.startA = mean ? null : new RandomBasis(seed.named(site.path()).named("A0"), 1, r, in);
         this.scaleA = 1 / Math.sqrt(mean ? (double) in * r : config.k());
         this.scaleB = 1 / Math.sqrt(mean ? (double) r * out : config.k());
         this.scale = config.alpha() / r;
@@ -245,9 +263,12 @@ public final class Nola implements Adapter, LoraExpressible {
         return named;
     }
 
+    /** With one layer's adapter those of all layers end, and the bases with them. */
     @Override
     public void close() {
         Adapter.super.close();
+        basisA.close();
+        basisB.close();
         hookA.close();
         hookB.close();
     }

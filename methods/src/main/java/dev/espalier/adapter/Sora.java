@@ -4,13 +4,11 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
 import dev.espalier.nn.Parameter;
+import dev.espalier.rank.GateAdam;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Optimizer;
-import dev.espalier.train.ParameterGroup;
-import dev.espalier.train.Slabs;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -39,14 +37,6 @@ public final class Sora implements Adapter, LoraExpressible {
     /** The gates' name in files. */
     static final String GATE = "gate";
 
-    /** How large the threshold of a step is. */
-    public enum ThresholdMode {
-        /** ξ itself: the authors' code. */
-        ABSOLUTE,
-        /** ξ times the gates' learning rate: the paper, whose λ is ξ. */
-        TIMES_LR
-    }
-
     /**
      * SoRA's settings.
      *
@@ -65,14 +55,15 @@ public final class Sora implements Adapter, LoraExpressible {
             double alpha,
             double dropout,
             double xi,
-            ThresholdMode thresholdMode,
+            GateAdam.ThresholdMode thresholdMode,
             boolean releasedThreshold,
             double l1LossCoef,
             double gateRate,
             Map<String, Integer> ranks) {
 
         /** The authors' script, without its additional loss. */
-        public static final Config DEFAULT = new Config(8, 16, 0, 3e-4, ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
+        public static final Config DEFAULT =
+                new Config(8, 16, 0, 3e-4, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
 
         /** Checks ranges. */
         public Config {
@@ -106,8 +97,8 @@ public final class Sora implements Adapter, LoraExpressible {
         }
 
         /** What moves the gates. */
-        public Gates gates() {
-            return new Gates(xi, thresholdMode, releasedThreshold, gateRate);
+        public GateAdam gates() {
+            return new GateAdam(xi, thresholdMode, releasedThreshold, gateRate);
         }
     }
 
@@ -238,61 +229,6 @@ public final class Sora implements Adapter, LoraExpressible {
                 }
             });
             return new Saved<>(config.withRanks(ranks), tensors);
-        }
-    }
-
-    /**
-     * Adam followed by the soft threshold, for the gates.
-     *
-     * <pre>{@code
-     * m ← 0.9 m + 0.1 g',    v ← 0.999 v + 0.001 g'²
-     * g ← soft(g - η √(1 - 0.999ᵗ) / (1 - 0.9ᵗ) · m / (√v + 1e-6), ξ)
-     * }</pre>
-     *
-     * <p>ε is added before the correction, as the authors' optimiser has it; gates have small gradients, so that it shows.
-     *
-     * @param xi the threshold, before {@code mode}
-     * @param mode what it is multiplied by
-     * @param released whether all below 2 ξ becomes 0
-     * @param rate multiplies the learning rate
-     */
-    public record Gates(double xi, ThresholdMode mode, boolean released, double rate) implements Optimizer.Config {
-
-        @Override
-        public Optimizer create(List<ParameterGroup> groups) {
-            return Slabs.optimizer(
-                    groups,
-                    learningRate -> (group, value, gradient, state, step) -> {
-                        double eta = learningRate * group.lrFactor() * rate; // η
-                        Tensor mean = state.get(0).lerp_(gradient, 1 - 0.9);
-                        Tensor square = state.get(1).mul_(0.999).addcmul_(gradient, gradient, 1 - 0.999);
-                        double correction =
-                                Math.sqrt(1 - Math.pow(0.999, (double) step)) / (1 - Math.pow(0.9, (double) step));
-                        value.addcdiv_(mean, square.sqrt().add_(1e-6), -eta * correction);
-                        value.copy_(threshold(value, mode == ThresholdMode.TIMES_LR ? eta * xi : xi));
-                    },
-                    "exp_avg",
-                    "exp_avg_sq");
-        }
-
-        /** What a threshold makes of gates. */
-        Tensor threshold(Tensor gates, double by) {
-            Tensor shrunk = gates.softshrink(by);
-            if (!released) {
-                return shrunk;
-            }
-            Tensor zeroed = shrunk.maskedFill(shrunk.abs().lt(by), 0);
-            return Tensor.where(gates.abs().eq(by), gates, zeroed); // strict comparisons leave the border alone
-        }
-
-        @Override
-        public long stateBytes(List<ParameterGroup> groups) {
-            return Slabs.stateBytes(groups, 2);
-        }
-
-        @Override
-        public double weightDecay() {
-            return 0;
         }
     }
 

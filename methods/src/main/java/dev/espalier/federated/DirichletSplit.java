@@ -59,12 +59,13 @@ public final class DirichletSplit {
             Collections.sort(dealt.get(k));
             check(
                     !dealt.get(k).isEmpty(),
-                    "client %d of %d has no data: %d examples of %d labels were dealt out with concentration %s; lower clients, raise concentration, or take another seed",
+                    "client %d of %d has no data: %d examples of %d labels were dealt out with concentration %s; lower clients, such as to %d, raise concentration, or take another seed",
                     k + 1,
                     clients,
                     examples.size(),
                     strata.size(),
-                    concentration);
+                    concentration,
+                    Math.max(1, Math.min(clients / 2, examples.size() / 20)));
             result.add(dealt.get(k).stream().map(examples::get).toList());
         }
         return result;

@@ -92,6 +92,9 @@ public final class Federation {
             check(clip > 0 && Double.isFinite(clip), "clip must be above 0 and finite, found %s; try 2", clip);
             check(epsilon >= 0, "epsilon must be above 0, or 0 for no privacy, found %s; try 6", epsilon);
             check(delta > 0 && delta < 1, "delta must lie in (0, 1), found %s; try 1e-5", delta);
+            if (epsilon > 0) {
+                RenyiAccountant.checkReachable(epsilon, delta);
+            }
             check(
                     concentration > 0 && Double.isFinite(concentration),
                     "concentration must be above 0 and finite, found %s; try 0.5",

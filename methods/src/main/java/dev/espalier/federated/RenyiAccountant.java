@@ -69,14 +69,7 @@ public final class RenyiAccountant {
      * @throws dev.espalier.EspalierException if no noise is enough
      */
     public static double sigma(double epsilon, double delta, double q, long steps) {
-        double least = epsilon(q, MOST_SIGMA, steps, delta);
-        check(
-                least <= epsilon,
-                "epsilon %s cannot be reached at delta %s by any noise: with Renyi orders up to %d the least is %.4f; raise epsilon or delta",
-                epsilon,
-                delta,
-                MOST_ORDER,
-                least);
+        checkReachable(epsilon, delta, epsilon(q, MOST_SIGMA, steps, delta));
         double low = 0;
         double high = 1;
         while (epsilon(q, high, steps, delta) > epsilon) {
@@ -92,6 +85,21 @@ public final class RenyiAccountant {
             }
         }
         return high;
+    }
+
+    /** Stops if even nothing spent is more than an ε at a δ: orders are bounded. */
+    static void checkReachable(double epsilon, double delta) {
+        checkReachable(epsilon, delta, new RenyiAccountant().epsilon(delta));
+    }
+
+    private static void checkReachable(double epsilon, double delta, double least) {
+        check(
+                least <= epsilon,
+                "epsilon %s cannot be reached at delta %s by any noise: with Renyi orders up to %d the least is %.4f; raise epsilon, such as to 6, or delta",
+                epsilon,
+                delta,
+                MOST_ORDER,
+                least);
     }
 
     /** Rényi divergence of one step at an integer order of at least 2. */

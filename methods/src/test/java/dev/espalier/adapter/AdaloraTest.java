@@ -78,7 +78,7 @@ class AdaloraTest extends AdapterContract {
                     .numbers("budgets", List.of());
             for (int t = 0; t < 14; t++) {
                 if (t <= 11) {
-                    assertThat((double) config.budget(t, 14, 12, 6)).isEqualTo(budgets.get(t));
+                    assertThat((double) config.plan().budget(t, 14, 12, 6)).isEqualTo(budgets.get(t));
                 }
                 int step = t;
                 parameters.forEach((name, p) -> p.tensor()
@@ -265,7 +265,7 @@ class AdaloraTest extends AdapterContract {
                 .hasMessage("target_r is 3, above init_r 2, from which ranks are only taken away; try init_r 5");
         assertThatThrownBy(() -> attach(config(2, 1, 0, 0, 0), "embed_tokens"))
                 .hasMessage(
-                        "adalora is for linear layers, and embed_tokens is an embedding; take it out of target_modules");
+                        "embed_tokens is an embedding, whose input is ids and no vector that adalora could change; name linear layers, or use lora");
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
         Attached adapter =

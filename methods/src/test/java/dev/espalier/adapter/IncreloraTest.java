@@ -96,7 +96,7 @@ class IncreloraTest extends AdapterContract {
                 Tensor plain = layer.compute(x);
                 assertThat(adapter.forward(x, new Base.Ground(layer)).equal(plain))
                         .isTrue();
-                adapter.reserve();
+                adapter.factors().reserve(1);
                 double gap = gap(adapter.forward(x, new Base.Ground(layer)), plain);
                 if (advance) {
                     assertThat(gap / plain.abs().max().item()).isBetween(1e-14, 1e-5);
@@ -115,12 +115,12 @@ class IncreloraTest extends AdapterContract {
         Attached adapter = model.attach(
                 "default", AdapterSpec.of(TYPE, config(1, 2, 1, true, false), Targets.of("fc", "proj")), new Seed(1));
         Increlora fc = (Increlora) adapter.at("layers.0.fc");
-        fc.reserve();
-        fc.release();
-        fc.release(); // three live, one in reserve
+        fc.factors().reserve(1);
+        fc.factors().reserve(1);
+        fc.factors().reserve(1); // three live, one in reserve
         move(adapter, 0.3);
-        fc.rest();
-        assertThat(fc.rank()).isEqualTo(3);
+        fc.factors().rest(true);
+        assertThat(fc.factors().rank()).isEqualTo(3);
         Tensor unmerged = run(net);
         Map<String, Parameter> p = fc.parameters();
         Tensor change = Tensor.zeros(DType.FLOAT64, 10, 8);
@@ -242,7 +242,7 @@ class IncreloraTest extends AdapterContract {
             for (boolean keepScale : new boolean[] {true, false}) {
                 Linear layer = Gradients.layer();
                 Increlora adapter = on(layer, config(1, 4, 2, advance, keepScale));
-                adapter.reserve();
+                adapter.factors().reserve(2);
                 try (Generator g = Generator.of(3);
                         Grad off = Grad.off()) {
                     for (String name : List.of("lora_A", "lora_B", "lora_E", "lora_A.1", "lora_B.1")) {
@@ -252,8 +252,8 @@ class IncreloraTest extends AdapterContract {
                     Tensor x = g.randn(7, 4).to(DType.FLOAT64);
                     Tensor plain = layer.compute(x);
                     Tensor before = adapter.forward(x, new Base.Ground(layer)).sub(plain);
-                    adapter.release();
-                    assertThat(adapter.rank()).isEqualTo(3);
+                    adapter.factors().reserve(2);
+                    assertThat(adapter.factors().rank()).isEqualTo(3);
                     Tensor after = adapter.forward(x, new Base.Ground(layer)).sub(plain);
                     double factor = keepScale ? 1 : (1 + 1e-5) / (3 + 1e-5);
                     double gap =
@@ -281,7 +281,7 @@ class IncreloraTest extends AdapterContract {
 
         long total() {
             return adapter.sites().stream()
-                    .mapToLong(site -> layer(site.path()).rank())
+                    .mapToLong(site -> layer(site.path()).factors().rank())
                     .sum();
         }
     }
@@ -544,7 +544,9 @@ class IncreloraTest extends AdapterContract {
                 trainer.train();
             }
             for (int i = 0; i < 2; i++) {
-                ranks[i] = ((Increlora) adapter.at(i == 0 ? "low" : "high")).rank();
+                ranks[i] = ((Increlora) adapter.at(i == 0 ? "low" : "high"))
+                        .factors()
+                        .rank();
             }
             double error = 0;
             try (Grad off = Grad.off()) {
@@ -586,6 +588,6 @@ class IncreloraTest extends AdapterContract {
                                 AdapterSpec.of(TYPE, config(1, 2, 1, true, false), Targets.of("embed_tokens")),
                                 new Seed(1)))
                 .hasMessage(
-                        "increlora is for linear layers, and embed_tokens is an embedding; take it out of target_modules");
+                        "embed_tokens is an embedding, whose input is ids and no vector that increlora could change; name linear layers, or use lora");
     }
 }

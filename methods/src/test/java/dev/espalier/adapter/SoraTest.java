@@ -7,6 +7,7 @@ import static org.assertj.core.api.Assertions.within;
 import dev.espalier.io.Json;
 import dev.espalier.nn.Linear;
 import dev.espalier.nn.Parameter;
+import dev.espalier.rank.GateAdam;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
@@ -31,7 +32,7 @@ class SoraTest extends AdapterContract {
 
     private static final Sora.Type TYPE = new Sora.Type();
     private static final Sora.Config SMALL =
-            new Sora.Config(3, 6, 0, 3e-4, Sora.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
+            new Sora.Config(3, 6, 0, 3e-4, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
 
     @Override
     protected AdapterSpec<?> spec() {
@@ -44,8 +45,8 @@ class SoraTest extends AdapterContract {
         return 3 * (in + out) + 3;
     }
 
-    private static Sora.Gates gates(double xi, Sora.ThresholdMode mode) {
-        return new Sora.Gates(xi, mode, false, 1);
+    private static GateAdam gates(double xi, GateAdam.ThresholdMode mode) {
+        return new GateAdam(xi, mode, false, 1);
     }
 
     private static double soft(double v, double by) {
@@ -59,7 +60,7 @@ class SoraTest extends AdapterContract {
         for (int i = 0; i < 50; i++) {
             double v = random.nextGaussian();
             double xi = random.nextDouble();
-            double got = gates(xi, Sora.ThresholdMode.ABSOLUTE)
+            double got = gates(xi, GateAdam.ThresholdMode.ABSOLUTE)
                     .threshold(Tensor.of(new double[] {v}, 1), xi)
                     .item();
             double best = 0;
@@ -74,7 +75,7 @@ class SoraTest extends AdapterContract {
             assertThat(got).isCloseTo(best, within(1.1e-3));
         }
         Tensor between = Tensor.of(new double[] {0.15, -0.15, 0.1, 0.2, 0.05}, 5);
-        assertThat(gates(0.1, Sora.ThresholdMode.ABSOLUTE)
+        assertThat(gates(0.1, GateAdam.ThresholdMode.ABSOLUTE)
                         .threshold(between, 0.1)
                         .doubles())
                 .containsExactly(0.15 - 0.1, -0.15 + 0.1, 0, 0.1, 0);
@@ -83,7 +84,7 @@ class SoraTest extends AdapterContract {
     /** The authors' three passes, from their code as the card tells it: below 2 ξ all is zero, |g| = ξ alone stays. */
     @Test
     void releasedThresholdHasADeadZoneTwiceAsWide() {
-        Sora.Gates released = new Sora.Gates(0.25, Sora.ThresholdMode.ABSOLUTE, true, 1);
+        GateAdam released = new GateAdam(0.25, GateAdam.ThresholdMode.ABSOLUTE, true, 1);
         Tensor values = Tensor.of(new double[] {0.49, -0.49, 0.25, -0.25, 0.5, -0.5, 1, 0.1}, 8);
         assertThat(released.threshold(values, 0.25).doubles()).containsExactly(0, 0, 0.25, -0.25, 0.25, -0.25, 0.75, 0);
     }
@@ -108,7 +109,7 @@ class SoraTest extends AdapterContract {
             Tensor v = Tensor.of(target, target.length);
             Tensor g = v.zerosLike();
             for (int i = 0; i < 1000; i++) {
-                g = gates(by, Sora.ThresholdMode.ABSOLUTE)
+                g = gates(by, GateAdam.ThresholdMode.ABSOLUTE)
                         .threshold(g.sub(g.sub(v).mul(eta)), by);
             }
             return g.doubles();
@@ -119,9 +120,9 @@ class SoraTest extends AdapterContract {
     @Test
     @Card(value = "sora", checks = 3)
     void gateAdamFollowsItsFormula() {
-        for (Sora.ThresholdMode mode : Sora.ThresholdMode.values()) {
+        for (GateAdam.ThresholdMode mode : GateAdam.ThresholdMode.values()) {
             for (double xi : new double[] {0, 0.02}) {
-                double by = mode == Sora.ThresholdMode.TIMES_LR ? xi * 0.1 : xi;
+                double by = mode == GateAdam.ThresholdMode.TIMES_LR ? xi * 0.1 : xi;
                 double[] g = {0.5, -0.3, 0.01};
                 double[] m = new double[3];
                 double[] v = new double[3];
@@ -148,7 +149,7 @@ class SoraTest extends AdapterContract {
             }
         }
         Tensor some = Tensor.of(new float[] {1.5f, -1e-30f, 0.3f}, 3);
-        assertThat(gates(0, Sora.ThresholdMode.ABSOLUTE).threshold(some, 0).equal(some))
+        assertThat(gates(0, GateAdam.ThresholdMode.ABSOLUTE).threshold(some, 0).equal(some))
                 .isTrue();
     }
 
@@ -191,7 +192,7 @@ class SoraTest extends AdapterContract {
     void trainingShutsGatesAndSavingCutsThemOut(@TempDir Path folder) {
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
-        Sora.Config config = new Sora.Config(4, 8, 0, 0.02, Sora.ThresholdMode.ABSOLUTE, false, 0.1, 1, Map.of());
+        Sora.Config config = new Sora.Config(4, 8, 0, 0.02, GateAdam.ThresholdMode.ABSOLUTE, false, 0.1, 1, Map.of());
         Attached adapter = model.attach("default", AdapterSpec.of(TYPE, config, Targets.of("fc", "proj")), new Seed(1));
         TrainConfig train = TrainConfig.builder()
                 .steps(40)
@@ -339,7 +340,7 @@ class SoraTest extends AdapterContract {
     }
 
     private static Sora sora(Linear layer, int r, double alpha) {
-        Sora.Config config = new Sora.Config(r, alpha, 0, 0, Sora.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
+        Sora.Config config = new Sora.Config(r, alpha, 0, 0, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of());
         Sora sora = (Sora) TYPE.create(config, List.of(new Site("x", layer)), new Seed(0))
                 .adapters()
                 .get("x");
@@ -407,7 +408,7 @@ class SoraTest extends AdapterContract {
             Linear zero = new Linear(12, 12, false, DType.FLOAT32);
             zero.weightParameter().tensor().fill_(0);
             try (Optimizer main = AdamW.Config.DEFAULT.create(List.of(new ParameterGroup("main", factors, 1, 0)));
-                    Optimizer gate = gates(xi, Sora.ThresholdMode.ABSOLUTE)
+                    Optimizer gate = gates(xi, GateAdam.ThresholdMode.ABSOLUTE)
                             .create(List.of(new ParameterGroup("gate", gates, 1, 0)))) {
                 int steps = 600;
                 for (int t = 0; t < steps; t++) {
@@ -443,11 +444,12 @@ class SoraTest extends AdapterContract {
         assertThatThrownBy(() -> SMALL.withXi(-1)).hasMessage("xi must be at least 0 and finite, found -1.0; try 3e-4");
         assertThatThrownBy(() -> SMALL.withXi(Double.NaN))
                 .hasMessage("xi must be at least 0 and finite, found NaN; try 3e-4");
-        assertThatThrownBy(() -> new Sora.Config(3, 6, 0, 0, Sora.ThresholdMode.ABSOLUTE, false, -1, 1, Map.of()))
+        assertThatThrownBy(() -> new Sora.Config(3, 6, 0, 0, GateAdam.ThresholdMode.ABSOLUTE, false, -1, 1, Map.of()))
                 .hasMessage("l1_loss_coef must be at least 0 and finite, found -1.0; try 0");
-        assertThatThrownBy(() -> new Sora.Config(3, 6, 0, 0, Sora.ThresholdMode.ABSOLUTE, false, 0, 0, Map.of()))
+        assertThatThrownBy(() -> new Sora.Config(3, 6, 0, 0, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 0, Map.of()))
                 .hasMessage("gate_rate must be above 0 and finite, found 0.0; try 1");
-        assertThatThrownBy(() -> new Sora.Config(3, 6, 0, 0, Sora.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of("fc", 4)))
+        assertThatThrownBy(() ->
+                        new Sora.Config(3, 6, 0, 0, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of("fc", 4)))
                 .hasMessage("rank_pattern: the rank left for fc must lie in 0 to r = 3, found 4");
         Tiny net = new Tiny(DType.FLOAT32);
         assertThatThrownBy(() -> new AdaptedModel(net, net.heads())
@@ -456,7 +458,7 @@ class SoraTest extends AdapterContract {
                                 AdapterSpec.of(
                                         TYPE,
                                         new Sora.Config(
-                                                9, 16, 0, 0, Sora.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of()),
+                                                9, 16, 0, 0, GateAdam.ThresholdMode.ABSOLUTE, false, 0, 1, Map.of()),
                                         Targets.of("fc")),
                                 new Seed(0)))
                 .hasMessageStartingWith("r is 9, above the width 8 of layers.0.fc [10, 8]");

@@ -53,6 +53,6 @@ class DirichletSplitTest {
         assertThatThrownBy(() -> DirichletSplit.of(EXAMPLES.subList(0, 4), Encoding::label, 6, 0.5, new Seed(0)))
                 .hasMessageMatching(
                         "client \\d of 6 has no data: 4 examples of 4 labels were dealt out with concentration 0.5; lower"
-                                + " clients, raise concentration, or take another seed");
+                                + " clients, such as to 1, raise concentration, or take another seed");
     }
 }

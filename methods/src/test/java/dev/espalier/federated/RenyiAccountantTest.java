@@ -68,6 +68,6 @@ class RenyiAccountantTest {
         assertThatThrownBy(() -> RenyiAccountant.sigma(0.01, 1e-5, 0.1, 100))
                 .hasMessage(
                         "epsilon 0.01 cannot be reached at delta 1.0E-5 by any noise: with Renyi orders up to 256 the least is"
-                                + " 0.0195; raise epsilon or delta");
+                                + " 0.0195; raise epsilon, such as to 6, or delta");
     }
 }

@@ -16,6 +16,7 @@ import dev.espalier.adapter.Tiny;
 import dev.espalier.adapter.TinyTask;
 import dev.espalier.data.Batch;
 import dev.espalier.data.Collator;
+import dev.espalier.io.Fields;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Scope;
@@ -37,6 +38,7 @@ import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -368,6 +370,17 @@ class LisaTest {
                 .isInstanceOf(EspalierException.class)
                 .hasMessage(
                         "lisa and lora cannot be combined: LISA trains whole blocks of the network, and lora leaves them as they are; use the adapter full, or no sampler");
+    }
+
+    /** A recipe's lora-sb is an adapter and a start for it; the weights that LISA would draw from do not train. */
+    @Test
+    void itIsRefusedBesideLoraSb() {
+        AdapterSpec<?> spec = AdapterSpec.read(Fields.of("adapter", Map.of("type", "lora-sb", "r", 2)));
+        assertThat(Objects.requireNonNull(spec.initializer()).name()).isEqualTo("lora-sb");
+        assertThatThrownBy(() -> Catalog.checkCombination(List.of(new Lisa(), spec.type(), spec.initializer())))
+                .isInstanceOf(EspalierException.class)
+                .hasMessage(
+                        "lisa and lora-xs cannot be combined: LISA trains whole blocks of the network, and lora-xs leaves them as they are; use the adapter full, or no sampler");
     }
 
     @Test

@@ -55,6 +55,10 @@ public record Combination(
         settings = Collections.unmodifiableMap(new LinkedHashMap<>(settings));
         check(!adapters.isEmpty(), "there are no adapters to merge; name their folders with --adapters");
         check(
+                adapters.size() > 1,
+                "%s is the only adapter to merge; name two or more with --adapters, or fold one into its base by merge --adapter",
+                adapters.get(0));
+        check(
                 adapters.stream().distinct().count() == adapters.size(),
                 "an adapter is named twice among %s; raise its weight instead",
                 adapters);

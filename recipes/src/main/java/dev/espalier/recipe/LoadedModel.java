@@ -88,12 +88,14 @@ public final class LoadedModel implements AutoCloseable {
     public static LoadedModel open(Map<String, Path> folders, @Nullable String model, LoadOptions options) {
         check(!folders.isEmpty(), "there are no adapters to open; name their folders");
         String first = folders.keySet().iterator().next();
-        LoadedModel loaded = open(java.util.Objects.requireNonNull(folders.get(first)), first, model, options);
+        Path firstFolder = java.util.Objects.requireNonNull(folders.get(first));
+        folders.values().forEach(folder -> checkSameBase(firstFolder, folder, model)); // before anything large is read
+        LoadedModel loaded = open(firstFolder, first, model, options);
         try {
             AdaptedModel adapted = loaded.requireAdapter();
             folders.forEach((name, folder) -> {
                 if (!name.equals(first)) {
-                    checkSameBase(loaded, folders.get(first), folder, model);
+                    checkBase(firstFolder, folder, loaded.pretrained.origin().sha256());
                     PeftFolder.load(adapted, folder, name, false);
                 }
             });
@@ -105,29 +107,34 @@ public final class LoadedModel implements AutoCloseable {
         }
     }
 
-    private static void checkSameBase(LoadedModel loaded, @Nullable Path first, Path folder, @Nullable String model) {
-        Receipt receipt = Receipt.find(folder);
-        String sha256 = loaded.pretrained.origin().sha256();
+    /** By what the files say. */
+    private static void checkSameBase(Path first, Path folder, @Nullable String model) {
+        String named = base(folder, Receipt.find(folder));
+        Receipt receipt = Receipt.find(first);
         if (receipt != null) {
-            check(
-                    receipt.baseSha256().equals(sha256),
-                    "the adapters %s and %s are for different bases: the weights of the second, %s, have the checksum %s, and"
-                            + " not %s; merge adapters of one base",
-                    first,
-                    folder,
-                    receipt.base(),
-                    brief(receipt.baseSha256()),
-                    brief(sha256));
-            return;
+            checkBase(first, folder, receipt.baseSha256());
         }
-        String named = base(folder, null);
         check(
-                model != null || first == null || named.equals(base(first, Receipt.find(first))),
+                model != null || Receipt.find(folder) != null || named.equals(base(first, receipt)),
                 "the adapters %s and %s name different bases, %s and %s; if they are the same, say which with --model",
                 first,
                 folder,
-                first == null ? "" : base(first, Receipt.find(first)),
+                base(first, receipt),
                 named);
+    }
+
+    /** By the weights' checksum, where the adapter has kept it. */
+    private static void checkBase(Path first, Path folder, String sha256) {
+        Receipt receipt = Receipt.find(folder);
+        check(
+                receipt == null || receipt.baseSha256().equals(sha256),
+                "the adapters %s and %s are for different bases: the weights of the second, %s, have the checksum %s, and"
+                        + " not %s; merge adapters of one base",
+                first,
+                folder,
+                receipt == null ? "" : receipt.base(),
+                receipt == null ? "" : brief(receipt.baseSha256()),
+                brief(sha256));
     }
 
     private static String base(Path folder, @Nullable Receipt receipt) {

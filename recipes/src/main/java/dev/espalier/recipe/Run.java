@@ -171,6 +171,9 @@ public final class Run implements AutoCloseable {
                 "the recipe has a section %s; carry it out by espalier %s",
                 recipe.verb(),
                 recipe.verb());
+        if (recipe.adapter().spec() != null) { // else what is combined stands in files of the adapter it goes on from
+            Catalog.checkCombination(methods(recipe, recipe.requireSpec()));
+        }
         Seed seed = new Seed(recipe.train().config().seed());
         Splits splits = recipe.task().split(seed);
         Receipt before = recipe.adapter().from() == null
@@ -218,16 +221,14 @@ public final class Run implements AutoCloseable {
         Path from = recipe.adapter().from();
         if (from != null) {
             Attached loaded = PeftFolder.load(adapted, from, "default", true);
-            Catalog.checkCombination(methods(loaded.spec()));
+            Catalog.checkCombination(methods(recipe, loaded.spec()));
         } else {
-            AdapterSpec<?> spec = spec();
-            Catalog.checkCombination(methods(spec)); // a start may take many passes over data
-            adapted.attach("default", spec, seed.named("adapter"), calibration());
+            adapted.attach("default", spec(), seed.named("adapter"), calibration());
         }
     }
 
     /** Everything of the catalogue that takes part. */
-    private List<Method> methods(AdapterSpec<?> spec) {
+    private static List<Method> methods(Recipe recipe, AdapterSpec<?> spec) {
         List<Method> all = new ArrayList<>(recipe.train().methods());
         all.add(spec.type());
         Initializer initializer = spec.initializer();
