@@ -1094,6 +1094,11 @@ public final class Tensor implements AutoCloseable {
 
     // ---- linear algebra
 
+    /** What lies on a diagonal of a matrix and below it, {@code 0} for the main one; zeros elsewhere. */
+    public Tensor tril(long diagonal) {
+        return op("tril", () -> torch.tril(handle, diagonal));
+    }
+
     /** Reduced singular value decomposition: U [m, k], S [k] falling, Vh [k, n], with k = min(m, n). */
     public List<Tensor> svd() {
         return triple("linalg_svd", () -> torch.linalg_svd(handle, false, new StringViewOptional()));
@@ -1113,6 +1118,20 @@ public final class Tensor implements AutoCloseable {
         }
         List<Tensor> small = basis.t().matmul(this).svd(); // of [q, n]
         return List.of(basis.matmul(small.get(0)), small.get(1), small.get(2));
+    }
+
+    /** Singular values alone, falling. */
+    public Tensor svdvals() {
+        return op("linalg_svdvals", () -> torch.linalg_svdvals(handle));
+    }
+
+    /**
+     * LU decomposition of a matrix [m, n] with row pivoting, its permutation as an index instead of a matrix. Not recorded.
+     *
+     * @return P int64 [m], L [m, k] unit lower, U [k, n] upper, with k = min(m, n): row P_i of the matrix is row i of L U
+     */
+    public List<Tensor> lu() {
+        return Lu.of(this);
     }
 
     /** X [.., n, k] with this [.., n, n] times X equal to b [.., n, k]. */

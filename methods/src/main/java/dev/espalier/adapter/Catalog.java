@@ -117,7 +117,7 @@ public final class Catalog {
 
                 Combines with: %s
                 Saved: %s
-                Merges: %s
+                Merges: %s%s
                 Settings:
                 %s
                 """.formatted(
@@ -129,6 +129,7 @@ public final class Catalog {
                         about.combines(),
                         about.saves(),
                         about.merges() ? "yes" : "no",
+                        method.reading().isEmpty() ? "" : "\nOur reading: " + method.reading(),
                         method.fields().stream()
                                 .map(field -> line(field, method.meanings().getOrDefault(field.name(), "")))
                                 .collect(Collectors.joining("\n")));

@@ -24,6 +24,15 @@ public interface Method {
         return Map.of();
     }
 
+    /**
+     * What its paper and code leave open, how it is read here, and the setting that gives the other reading.
+     *
+     * @return a sentence or two; empty where all of it stands in the paper or was seen in the authors' code
+     */
+    default String reading() {
+        return "";
+    }
+
     /** Its name in recipes and on the command line. */
     default String name() {
         return about().name();
