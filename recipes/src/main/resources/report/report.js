@@ -366,7 +366,7 @@
     {key: 'memory', label: 'Peak memory', order: m => m.summary.peak_resident_bytes, ascendingFirst: true,
       cell: m => [bytes(m.summary.peak_resident_bytes), h('small', null, `+${bytes(extraBytes(m))}`)]},
     {key: 'seconds', label: 'Training', order: m => m.summary.seconds, ascendingFirst: true, cell: m => duration(m.summary.seconds)},
-    {key: 'speed', label: 'Tokens\u00a0/ s', order: m => m.summary.tokens_per_second, minor: true,
+    {key: 'speed', label: 'Tokens/s', order: m => m.summary.tokens_per_second, minor: true,
       cell: m => whole(m.summary.tokens_per_second)},
     {key: 'optimizer', label: 'Optimizer', order: m => m.summary.optimizer_bytes, ascendingFirst: true, minor: true,
       cell: m => bytes(m.summary.optimizer_bytes)},
