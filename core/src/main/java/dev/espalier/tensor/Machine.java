@@ -71,10 +71,10 @@ public final class Machine {
         return torch.cuda_is_available();
     }
 
-    /** Threads that libtorch uses inside an operation. */
+    /** Threads that share a matrix product; other operations may use fewer. */
     public static int threads() {
         Natives.prepare();
-        return torch.get_num_threads();
+        return Math.max(torch.get_num_threads(), Natives.productThreads());
     }
 
     /** The thread variables as libtorch saw them. */

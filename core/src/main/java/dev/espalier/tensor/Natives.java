@@ -14,6 +14,9 @@ import org.slf4j.LoggerFactory;
  * <p>OpenBLAS and libgomp each keep a pool of spinning threads; together they run at a third of their speed. Both read
  * the environment once, when loaded, and only there, so it is set in this process through the C library, unless the
  * user has set it already.
+ *
+ * <p>OpenBLAS's threads go on spinning between products. Where there are two cores that leaves none for a second thread of
+ * libgomp's, and a training step takes longer with it than without: there only the products are shared out.
  */
 final class Natives {
 
@@ -50,11 +53,18 @@ final class Natives {
         return seen;
     }
 
+    /** As OpenBLAS reads its own variable: what is no number does not count. */
+    static int productThreads() {
+        String asked = environment().getOrDefault("OPENBLAS_NUM_THREADS", "");
+        return asked.matches("[0-9]{1,4}") ? Integer.parseInt(asked) : 0;
+    }
+
     private static Map<String, String> wanted() {
-        String threads = Integer.toString(Machine.physicalCores());
+        int cores = Machine.physicalCores();
+        String threads = Integer.toString(cores);
         Map<String, String> variables = new LinkedHashMap<>();
         variables.put("OMP_WAIT_POLICY", "passive");
-        variables.put("OMP_NUM_THREADS", threads);
+        variables.put("OMP_NUM_THREADS", cores <= 2 ? "1" : threads);
         variables.put("OPENBLAS_NUM_THREADS", threads);
         return variables;
     }
