@@ -308,7 +308,7 @@ public final class Diffora implements Adapter, LoraExpressible {
                     : searched(config, adapter, layers, data);
             double[] scores = new double[gamma.length];
             for (int m = 0; m < gamma.length; m++) {
-                Diffora layer = layers.get(paths.get(m));
+                Diffora layer = Objects.requireNonNull(layers.get(paths.get(m)));
                 scores[m] = config.byNorm() ? gamma[m] * layer.own.factors().norm() : gamma[m];
             }
             boolean[] chosen = ModuleSearch.select(
@@ -318,7 +318,7 @@ public final class Diffora implements Adapter, LoraExpressible {
                             : Collections.nCopies(paths.size(), ""),
                     config.rho());
             for (int m = 0; m < chosen.length; m++) {
-                Diffora layer = layers.get(paths.get(m));
+                Diffora layer = Objects.requireNonNull(layers.get(paths.get(m)));
                 LOG.info("diffora: γ {} {} {}", "%.4f".formatted(gamma[m]), chosen[m] ? "own" : "-", paths.get(m));
                 layer.gamma = gamma[m];
                 if (!chosen[m]) {

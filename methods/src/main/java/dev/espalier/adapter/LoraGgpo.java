@@ -364,8 +364,8 @@ public final class LoraGgpo implements LowRank, LoraExpressible {
 
     /** ‖G_i‖² [out], G = s (gB A + B gA), from Grams of r by r. */
     Tensor gradientNorms() {
-        Tensor ofA = factors.a.tensor().grad();
-        Tensor ofB = factors.b.tensor().grad();
+        Tensor ofA = java.util.Objects.requireNonNull(factors.a.tensor().grad());
+        Tensor ofB = java.util.Objects.requireNonNull(factors.b.tensor().grad());
         Tensor a = factors.a.tensor().detach();
         Tensor b = factors.b.tensor().detach();
         Tensor first = ofB.matmul(a.matmul(a.t())).mul(ofB);

@@ -257,7 +257,8 @@ public final class Owlore implements LayerSampler<Owlore.Config> {
                                         .to(DType.FLOAT64)
                                         .to(dev.espalier.tensor.Device.CPU)
                                         .abs()
-                                        .mul(squares.get(layer).sqrt())));
+                                        .mul(java.util.Objects.requireNonNull(squares.get(layer))
+                                                .sqrt())));
                         return share(scores, config.tau());
                     })
                     .toArray();
