@@ -705,7 +705,7 @@
     }
     $('ranks-body').append(
         h('p', null, 'Methods whose layers ended with different ranks, by the rank of each layer’s change of weights (singular values '
-            + 'above 10⁻⁴ of the largest). Darker is more; with the first seed.'),
+            + 'above 10⁻⁴ of the largest). The stronger the colour, the more; with the first seed.'),
         h('div', {class: 'heats'}, moved.map(heat)));
   }
 
