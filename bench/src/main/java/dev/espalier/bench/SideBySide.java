@@ -11,6 +11,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.LocalDate;
+import java.time.ZoneOffset;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
@@ -67,10 +68,11 @@ public final class SideBySide {
         } else if (args.length > 4) {
             List<String> asked = List.of(args).subList(4, args.length);
             for (String name : asked.contains("all") ? CASES.keySet() : asked) {
-                if (!CASES.containsKey(name)) {
+                Case work = CASES.get(name);
+                if (work == null) {
                     throw new EspalierException("%s is no case; there are %s".formatted(name, CASES.keySet()));
                 }
-                run(name, args[0], args[1], Integer.parseInt(args[2]), args[3]);
+                run(name, work, args[0], args[1], Integer.parseInt(args[2]), args[3]);
             }
             table();
         } else {
@@ -78,9 +80,8 @@ public final class SideBySide {
         }
     }
 
-    private static void run(String name, String model, String python, int pairs, String steps)
+    private static void run(String name, Case work, String model, String python, int pairs, String steps)
             throws IOException, InterruptedException {
-        Case work = CASES.get(name);
         String supervised = Double.toString(work.supervised());
         List<String> ours = List.of(
                 Path.of(System.getProperty("java.home"), "bin", "java").toString(),
@@ -102,17 +103,21 @@ public final class SideBySide {
                 supervised,
                 "--threads",
                 Integer.toString(Machine.physicalCores()));
-        List<Object> espalier = new ArrayList<>();
-        List<Object> peft = new ArrayList<>();
+        List<Map<String, Object>> espalier = new ArrayList<>();
+        List<Map<String, Object>> peft = new ArrayList<>();
         for (int pair = 0; pair < pairs; pair++) {
             espalier.add(result(ours));
             peft.add(result(theirs));
             say("%s %d/%d: %s : %s tokens/s"
                     .formatted(
-                            name, pair + 1, pairs, of(espalier, "tokens_per_s")[pair], of(peft, "tokens_per_s")[pair]));
+                            name,
+                            pair + 1,
+                            pairs,
+                            espalier.get(pair).get("tokens_per_s"),
+                            peft.get(pair).get("tokens_per_s")));
         }
         Map<String, Object> record = new LinkedHashMap<>();
-        record.put("date", LocalDate.now().toString());
+        record.put("date", LocalDate.now(ZoneOffset.UTC).toString());
         record.put("versions", RunFolder.versions());
         record.put("espalier", espalier);
         record.put("peft", peft);
@@ -150,7 +155,8 @@ public final class SideBySide {
             Path file = RESULTS.resolve(entry.getKey() + ".json");
             if (Files.exists(file)) {
                 Map<String, Object> record = Json.read(file);
-                text.append(row(entry.getValue(), record)).append('\n');
+                text.append(row(entry.getValue(), Fields.of(file.toString(), record)))
+                        .append('\n');
                 machine = String.valueOf(record.get("versions"));
             }
         }
@@ -162,12 +168,12 @@ public final class SideBySide {
         AtomicFile.write(Path.of("docs/performance.md"), text.toString());
     }
 
-    private static String row(Case work, Map<String, Object> record) {
-        double[] ours = of(record.get("espalier"), "tokens_per_s");
-        double[] theirs = of(record.get("peft"), "tokens_per_s");
+    private static String row(Case work, Fields record) {
+        double[] ours = of(record.fieldsList("espalier"), "tokens_per_s");
+        double[] theirs = of(record.fieldsList("peft"), "tokens_per_s");
         double speed = median(ratios(ours, theirs));
-        double[] ourMemory = of(record.get("espalier"), "peak_rss_mib");
-        double[] theirMemory = of(record.get("peft"), "peak_rss_mib");
+        double[] ourMemory = of(record.fieldsList("espalier"), "peak_rss_mib");
+        double[] theirMemory = of(record.fieldsList("peft"), "peak_rss_mib");
         double memory = median(ratios(ourMemory, theirMemory));
         return String.format(
                 Locale.ROOT,
@@ -184,7 +190,7 @@ public final class SideBySide {
                 work.memory() > 0 && memory > work.memory() ? " (missed)" : "",
                 work.memory() > 0 ? Double.toString(work.memory()) : "",
                 ours.length,
-                record.get("date"));
+                record.string("date"));
     }
 
     private static String spread(double[] values) {
@@ -206,13 +212,8 @@ public final class SideBySide {
         return sorted.length % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
     }
 
-    private static double[] of(Object runs, String name) {
-        return ((List<?>) runs)
-                .stream()
-                        .mapToDouble(run -> Fields.of("a result", Map.of("run", run))
-                                .fields("run")
-                                .number(name))
-                        .toArray();
+    private static double[] of(List<Fields> runs, String name) {
+        return runs.stream().mapToDouble(run -> run.number(name)).toArray();
     }
 
     @SuppressWarnings("SystemOut") // a program for a terminal

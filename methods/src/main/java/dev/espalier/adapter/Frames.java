@@ -12,6 +12,7 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Objects;
 
 /**
  * A trained diagonal between two frozen frames that were taken from the weight: y += s ((x Aᵀ) ∘ d) Bᵀ.
@@ -118,7 +119,7 @@ final class Frames {
                 return;
             }
             Map<String, Parameter> own = adapter.parameters();
-            Tensor here = own.get(PRINT).tensor();
+            Tensor here = tensor(own, PRINT);
             try (Grad off = Grad.off();
                     Scope scope = Scope.open()) {
                 Tensor there = file.read(print).to(here.dtype());
@@ -131,9 +132,13 @@ final class Frames {
                         path);
             }
             found.put(print, here);
-            found.put(keyA, own.get(A).tensor());
-            found.put(AdapterType.Made.key(path, B), own.get(B).tensor());
+            found.put(keyA, tensor(own, A));
+            found.put(AdapterType.Made.key(path, B), tensor(own, B));
         });
         return found;
+    }
+
+    private static Tensor tensor(Map<String, Parameter> own, String name) {
+        return Objects.requireNonNull(own.get(name)).tensor();
     }
 }
