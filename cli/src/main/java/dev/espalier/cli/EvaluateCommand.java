@@ -43,13 +43,26 @@ final class EvaluateCommand implements Callable<Integer> {
     @Option(names = "--batch", paramLabel = "N", description = "rows at a time (default: 32)")
     private int batch = 32;
 
+    @Option(
+            names = "--exact-match",
+            description = "let a language model answer too, and count the answers that are exactly those of the data")
+    private boolean exactMatch;
+
+    @Option(
+            names = "--max-new-tokens",
+            paramLabel = "N",
+            description = "tokens of an answer at most, with --exact-match (default: 64)")
+    private int maxNewTokens = 64;
+
     @Option(names = "--json", description = "print one JSON object")
     private boolean json;
 
     @Override
     public Integer call() {
         try (LoadedModel loaded = choice.open()) {
-            Judgement judgement = Judgement.of(loaded, data, columns, batch);
+            Judgement judgement = exactMatch
+                    ? Judgement.withExactMatch(loaded, data, columns, batch, maxNewTokens)
+                    : Judgement.of(loaded, data, columns, batch);
             if (json) {
                 Map<String, Object> facts = new LinkedHashMap<>();
                 facts.put("examples", judgement.examples());

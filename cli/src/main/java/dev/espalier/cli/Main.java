@@ -28,6 +28,7 @@ import picocli.CommandLine.UnmatchedArgumentException;
             TrainCommand.class,
             PlanCommand.class,
             EvaluateCommand.class,
+            CompareCommand.class,
             PredictCommand.class,
             GenerateCommand.class,
             ChatCommand.class,

@@ -49,6 +49,11 @@ final class Terminal {
         return new ProgressView(err(), isTerminal(), every);
     }
 
+    /** A view of a study: a bar on a terminal, else a line for each process that ends. */
+    StudyView studyView() {
+        return new StudyView(err(), isTerminal());
+    }
+
     /** Whether a person looks on. From Java 22 there is a console in any case, which knows whether it is one. */
     @SuppressWarnings("SystemConsoleNull") // up to Java 21 null means just that
     private static boolean isTerminal() {

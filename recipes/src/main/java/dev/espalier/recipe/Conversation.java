@@ -75,7 +75,7 @@ public final class Conversation {
     }
 
     /** A model that names no stop token stops at its tokenizer's EOS. */
-    private static GenerationConfig withEos(GenerationConfig config, Tokenizer tokenizer) {
+    static GenerationConfig withEos(GenerationConfig config, Tokenizer tokenizer) {
         Integer eos = tokenizer.id(tokenizer.special().eos());
         return config.stopIds().isEmpty() && eos != null ? config.withStopIds(List.of(eos)) : config;
     }

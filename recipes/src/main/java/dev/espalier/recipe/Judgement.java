@@ -17,8 +17,10 @@ import dev.espalier.task.RegressionTask;
 import dev.espalier.task.Task;
 import dev.espalier.tensor.Seed;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What a model is worth on data.
@@ -26,8 +28,17 @@ import java.util.Map;
  * @param examples how many there were
  * @param metrics as the task has them; {@code loss} in any case
  * @param classes of a classifier, each by itself; empty for other tasks
+ * @param right of each example, in an order that depends on the data alone, whether it was answered rightly; empty where there is
+ *     no such thing
  */
-public record Judgement(int examples, Map<String, Double> metrics, List<ClassificationEvaluator.ClassScore> classes) {
+public record Judgement(
+        int examples,
+        Map<String, Double> metrics,
+        List<ClassificationEvaluator.ClassScore> classes,
+        List<Boolean> right) {
+
+    /** Name of the share of texts that are written exactly as they should be: {@link #withExactMatch}. */
+    public static final String EXACT_MATCH = "exact_match";
 
     /**
      * Judges a model.
@@ -37,21 +48,8 @@ public record Judgement(int examples, Map<String, Double> metrics, List<Classifi
      * @param batch rows at a time, at least 1
      */
     public static Judgement of(LoadedModel loaded, Path data, Map<String, String> columns, int batch) {
-        Task task;
-        Shape shape;
-        if (loaded.pretrained().model() instanceof CausalLm model) {
-            task = new CausalLmTask(model, 0);
-            shape = null;
-        } else if (loaded.pretrained().model() instanceof SequenceClassifier model) {
-            boolean classes = loaded.labels() != null;
-            task = classes
-                    ? new ClassificationTask(model, ClassificationTask.Options.DEFAULT)
-                    : new RegressionTask(model);
-            shape = classes ? Shape.LABELLED : Shape.SCORED;
-        } else {
-            throw new EspalierException("%s only embeds; name an adapter that was trained for a task"
-                    .formatted(loaded.pretrained().origin().name()));
-        }
+        Task task = task(loaded);
+        Shape shape = shape(loaded);
         Encodings encodings = loaded.encoder().encode(Dataset.read(data, DataOptions.of(columns, shape)));
         Collator collator = new Collator(
                 encodings.items(),
@@ -61,6 +59,45 @@ public record Judgement(int examples, Map<String, Double> metrics, List<Classifi
         return new Judgement(
                 encodings.items().size(),
                 evaluator.metrics(),
-                evaluator instanceof ClassificationEvaluator classifier ? classifier.perClass() : List.of());
+                evaluator instanceof ClassificationEvaluator classifier ? classifier.perClass() : List.of(),
+                evaluator instanceof ClassificationEvaluator classifier ? classifier.right() : List.of());
+    }
+
+    /**
+     * The same of a language model, which then answers each prompt too: {@link ExactMatch}.
+     *
+     * @param maxNewTokens tokens of an answer at most, at least 1
+     */
+    public static Judgement withExactMatch(
+            LoadedModel loaded, Path data, Map<String, String> columns, int batch, int maxNewTokens) {
+        Judgement plain = of(loaded, data, columns, batch);
+        List<Boolean> right = ExactMatch.of(
+                loaded.pretrained(),
+                loaded.chatTemplate().orElse(null),
+                Dataset.read(data, DataOptions.of(columns, null)).examples(),
+                maxNewTokens);
+        Map<String, Double> metrics = new LinkedHashMap<>(plain.metrics());
+        metrics.put(EXACT_MATCH, ExactMatch.share(right));
+        return new Judgement(plain.examples(), metrics, plain.classes(), right);
+    }
+
+    /** What the model was trained for. */
+    static Task task(LoadedModel loaded) {
+        if (loaded.pretrained().model() instanceof CausalLm model) {
+            return new CausalLmTask(model, 0);
+        } else if (loaded.pretrained().model() instanceof SequenceClassifier model) {
+            return loaded.labels() != null
+                    ? new ClassificationTask(model, ClassificationTask.Options.DEFAULT)
+                    : new RegressionTask(model);
+        }
+        throw new EspalierException("%s only embeds; name an adapter that was trained for a task"
+                .formatted(loaded.pretrained().origin().name()));
+    }
+
+    /** Which rows it can be judged by; null where several shapes will do. */
+    static @Nullable Shape shape(LoadedModel loaded) {
+        return loaded.pretrained().model() instanceof CausalLm
+                ? null
+                : loaded.labels() != null ? Shape.LABELLED : Shape.SCORED;
     }
 }

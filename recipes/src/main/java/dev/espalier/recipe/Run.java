@@ -287,7 +287,11 @@ public final class Run implements AutoCloseable {
 
     /** The recipe's specification; a classifier's head, and what was drawn with it, trains and is kept too. */
     private AdapterSpec<?> spec() {
-        AdapterSpec<?> given = recipe.requireSpec();
+        return spec(recipe);
+    }
+
+    private AdapterSpec<?> spec(Recipe any) {
+        AdapterSpec<?> given = any.requireSpec();
         Set<String> kept = new LinkedHashSet<>(given.modulesToSave());
         kept.addAll(heads());
         return given.withModulesToSave(List.copyOf(kept));
@@ -403,6 +407,18 @@ public final class Run implements AutoCloseable {
         return adapted.plan(spec());
     }
 
+    /** What another recipe's adapter would train here: on this model, with this task's head. */
+    public Plan plan(Recipe other) {
+        return adapted.plan(spec(other));
+    }
+
+    /** Tokens of an optimiser step in the mean, padding not counted. */
+    public double tokensPerStep() {
+        return (double) recipe.train().config().accumulation()
+                * train.tokens()
+                / collator().batches(0);
+    }
+
     /** Forecast of the memory that training needs. */
     public Forecast forecast() {
         return Forecast.of(this);
@@ -459,6 +475,20 @@ public final class Run implements AutoCloseable {
         return judged == null
                 ? Map.of()
                 : Evaluation.run(task, collator(judged.items(), false)).metrics();
+    }
+
+    /**
+     * Whether the model as it stands writes exactly the answers of held-out examples: {@link ExactMatch}. Empty where nothing is
+     * held out.
+     *
+     * @param maxNewTokens tokens of an answer at most, at least 1
+     */
+    public List<Boolean> exactMatch(int maxNewTokens) {
+        Dataset judged = splits.test() != null ? splits.test() : splits.validation();
+        ChatTemplate chat = template != null
+                ? ChatTemplate.of(template, pretrained.tokenizer().special())
+                : pretrained.chatTemplate().orElse(null);
+        return judged == null ? List.of() : ExactMatch.of(pretrained, chat, judged.examples(), maxNewTokens);
     }
 
     /**

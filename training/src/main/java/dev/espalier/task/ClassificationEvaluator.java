@@ -29,6 +29,7 @@ public final class ClassificationEvaluator implements Evaluator {
     private final ClassificationTask task;
     private final List<String> labels;
     private final long[][] confusion; // [actual][predicted]
+    private final List<Boolean> right = new ArrayList<>();
     private double loss;
     private long rows;
 
@@ -47,6 +48,7 @@ public final class ClassificationEvaluator implements Evaluator {
         loss += logits.crossEntropy(targets, null, 0, Tensor.Reduction.SUM).item();
         for (int i = 0; i < actual.length; i++) {
             confusion[(int) actual[i]][(int) predicted[i]]++;
+            right.add(actual[i] == predicted[i]);
         }
         rows += actual.length;
     }
@@ -71,6 +73,11 @@ public final class ClassificationEvaluator implements Evaluator {
         metrics.put("accuracy", (double) right / rows);
         metrics.put("macro_f1", f1 / counted);
         return metrics;
+    }
+
+    /** Of each row, in the order they came, whether its class was found. */
+    public List<Boolean> right() {
+        return List.copyOf(right);
     }
 
     /** Each class in order. */
