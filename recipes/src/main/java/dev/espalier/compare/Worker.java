@@ -46,7 +46,7 @@ final class Worker {
     private static final int BATCH = 32;
 
     /** Examples that are served, beside and merged: of a language model fewer, whose logits are wide. */
-    private static final int SERVED = 256;
+    private static final int SERVED = 64;
 
     private static final int SERVED_BY_LANGUAGE_MODEL = 16;
 
