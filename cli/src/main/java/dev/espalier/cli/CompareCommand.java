@@ -6,6 +6,7 @@ import dev.espalier.compare.MethodResult.Summary;
 import dev.espalier.compare.Study;
 import dev.espalier.compare.StudyResult;
 import dev.espalier.compare.StudyRun;
+import dev.espalier.report.Report;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -65,6 +66,7 @@ final class CompareCommand implements Callable<Integer> {
         } finally {
             Interruption.stopBy(null);
         }
+        Report.write(result, out.resolve("report.html"));
         if (json) {
             terminal.json(result.json());
             return Main.OK;
@@ -83,6 +85,7 @@ final class CompareCommand implements Callable<Integer> {
                 terms.reference(),
                 100 * terms.confidence());
         terminal.line("results:  %s", out.resolve("results.json"));
+        terminal.line("report:   %s", out.resolve("report.html"));
         return Main.OK;
     }
 

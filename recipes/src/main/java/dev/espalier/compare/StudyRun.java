@@ -443,7 +443,12 @@ public final class StudyRun {
         }
 
         private Path folder(Row row, double rate, long seed) {
-            return folder(row, "lr-" + new BigDecimal(Double.toString(rate)).stripTrailingZeros().toPlainString())
+            return folder(
+                            row,
+                            "lr-"
+                                    + new BigDecimal(Double.toString(rate))
+                                            .stripTrailingZeros()
+                                            .toPlainString())
                     .resolve("seed-" + seed);
         }
 

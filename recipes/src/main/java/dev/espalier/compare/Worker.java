@@ -118,13 +118,24 @@ final class Worker {
     private Planned plan(Recipe recipe) {
         try (Run run = Run.prepare(recipe)) {
             Forecast forecast = run.forecast();
-            boolean baseline = job.layers() && recipe.task().type() == TaskSpec.Type.CLASSIFICATION;
             return new Planned(
                     forecast.present(),
                     forecast.total(),
                     run.plan().trainableParameters(),
                     run.tokensPerStep(),
-                    baseline ? run.baseline() : null);
+                    job.layers() ? baseline(recipe) : null);
+        }
+    }
+
+    /** What class means of the frozen base come to on test data; they are of all of train. */
+    private @Nullable Double baseline(Recipe recipe) {
+        if (recipe.task().type() != TaskSpec.Type.CLASSIFICATION) {
+            return null;
+        }
+        List<String> changes = new ArrayList<>(job.changes());
+        changes.add("task.heldOut=" + Json.text(job.test()));
+        try (Run run = Run.prepare(Recipe.read(job.recipe(), changes))) {
+            return run.baseline();
         }
     }
 
