@@ -104,7 +104,7 @@ final class CompareCommand implements Callable<Integer> {
                 "failed"));
         for (MethodResult method : result.methods()) {
             Summary s = method.summary();
-            long failed = method.runs().size() - (s == null ? 0 : s.runs());
+            int failed = method.runs().size() - (s == null ? 0 : s.runs());
             Difference d = s == null ? null : s.difference();
             String rate = String.format(Locale.ROOT, "%.3g", method.learningRate())
                     + (method.edge() == MethodResult.Edge.NONE ? "" : " (edge)");

@@ -165,11 +165,11 @@ public record Study(
                 value,
                 Math.max(1, Math.round(value)));
         check(
-                METRICS.get(type).containsKey(metric),
+                metrics(type).containsKey(metric),
                 "metric is %s, which %s has not; %s",
                 metric,
                 type.key(),
-                Nearest.hint(metric, METRICS.get(type).keySet()));
+                Nearest.hint(metric, metrics(type).keySet()));
         check(
                 !(validation instanceof Number share) || (share.doubleValue() > 0 && share.doubleValue() < 1),
                 "task.validation is a file or a share of train in (0, 1), found %s; try 0.1",
@@ -243,7 +243,7 @@ public record Study(
             value += equal.number(rule.toString(), 0);
         }
         Object methods = f.any("methods");
-        String metric = f.string("metric", METRICS.get(type).keySet().iterator().next());
+        String metric = f.string("metric", metrics(type).keySet().iterator().next());
         String reference = f.string("reference", "lora");
         f.ignore("seeds"); // known, and not required
         List<Long> seeds = f.has("seeds") ? f.longs("seeds") : List.of(0L, 1L, 2L);
@@ -346,9 +346,13 @@ public record Study(
                 "%s: memory is \"%s\"; write an amount with its unit, such as 4 GiB".formatted(where, memory));
     }
 
+    private static Map<String, Boolean> metrics(TaskSpec.Type type) {
+        return Objects.requireNonNull(METRICS.get(type));
+    }
+
     /** Whether more of the metric is better. */
     public boolean higherIsBetter() {
-        return Objects.requireNonNull(METRICS.get(type).get(metric));
+        return Objects.requireNonNull(metrics(type).get(metric));
     }
 
     /** The settings that make a method's recipe part of this study, as {@code --set} takes them: the terms, then its own. */

@@ -37,6 +37,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.concurrent.CompletableFuture;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
@@ -70,10 +71,7 @@ final class Worker {
         Path folder = Objects.requireNonNull(order.getParent());
         Runtime.getRuntime()
                 .addShutdownHook(new Thread(() -> Runtime.getRuntime().halt(130)));
-        ProcessHandle.current()
-                .parent()
-                .ifPresent(parent ->
-                        parent.onExit().thenRun(() -> Runtime.getRuntime().halt(130)));
+        ProcessHandle.current().parent().map(ProcessHandle::onExit).ifPresent(Worker::endWith);
         Job job = Job.read(order);
         int code = 0;
         try {
@@ -83,6 +81,12 @@ final class Worker {
             code = 1;
         }
         Runtime.getRuntime().halt(code); // nothing is left to be done, and libtorch need not be torn down
+    }
+
+    /** A worker without the process that waits for it must not go on. */
+    @SuppressWarnings("FutureReturnValueIgnored") // nobody is left to hear how it went
+    private static void endWith(CompletableFuture<ProcessHandle> parent) {
+        parent.thenRun(() -> Runtime.getRuntime().halt(130));
     }
 
     private static String sentence(Throwable fault) {
