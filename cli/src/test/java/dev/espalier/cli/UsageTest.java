@@ -18,6 +18,7 @@ class UsageTest {
                 "train",
                 "plan",
                 "evaluate",
+                "compare",
                 "predict",
                 "generate",
                 "chat",
@@ -44,7 +45,7 @@ class UsageTest {
         Cli.Result result = Cli.run("--help");
         assertThat(result.code()).isZero();
         Map<String, CommandLine> commands = Main.commandLine().getSubcommands();
-        assertThat(commands).hasSize(18);
+        assertThat(commands).hasSize(19);
         assertThat(result.out()).contains(commands.keySet()).contains("Start with:  espalier quickstart");
     }
 
