@@ -45,7 +45,7 @@ public final class Evidence {
     private static final Path SYSTEMS = Path.of("bench/evidence/systems.json");
     private static final Path DATA = Path.of("recipes/src/main/resources/quickstart");
     private static final Pattern CARD = Pattern.compile(
-            "@Card\\(\\s*value\\s*=\\s*\"([^\"]+)\"\\s*,\\s*checks\\s*=\\s*\\{?([0-9,\\s]+)\\}?\\s*\\)|void\\s+(\\w+)\\s*\\(|class\\s+(\\w+)");
+            "@Card\\(\\s*value\\s*=\\s*\"([^\"]+)\"\\s*,\\s*checks\\s*=\\s*\\{?([0-9,\\s]+)\\}?\\s*\\)|void\\s+(\\w+)\\s*\\(|class\\s+(\\w+)|protected\\s+long\\s+parameters\\s*\\(");
     private static final Pattern CASE =
             Pattern.compile("<testcase name=\"(\\w+)[^\"]*\" classname=\"([\\w.$]+)\"[^>]*?(/?)>");
 
@@ -261,7 +261,9 @@ public final class Evidence {
                 } else if (!pending.isEmpty()) {
                     String test = matcher.group(3);
                     Boolean passed = test == null
-                            ? all(outcomes, name) // what stands on a class, all of its tests show together
+                            ? all(
+                                    outcomes,
+                                    name) // what stands on a class, or is asked by its contract, all of its tests show
                             : outcomes.getOrDefault(name + "." + test, false);
                     pending.forEach((card, numbers) ->
                             numbers.forEach(number -> checks.computeIfAbsent(card, key -> new TreeMap<>())
