@@ -8,7 +8,6 @@ import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.recipe.Recipe;
-import java.io.File;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
@@ -151,23 +150,9 @@ public final class Evidence {
     }
 
     private static Map<String, Object> cli(String... args) throws IOException, InterruptedException {
-        List<String> command = new ArrayList<>(List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-XX:+UseSerialGC",
-                "-cp",
-                System.getProperty("java.class.path"),
-                "dev.espalier.cli.Main"));
+        List<String> command = Child.java("-XX:+UseSerialGC", "dev.espalier.cli.Main");
         command.addAll(List.of(args));
-        File answer = File.createTempFile("evidence", ".json");
-        Process process = new ProcessBuilder(command)
-                .redirectOutput(answer)
-                .redirectError(ProcessBuilder.Redirect.INHERIT)
-                .start();
-        int code = process.waitFor();
-        if (code != 0) {
-            throw new EspalierException("%s ended with %d".formatted(String.join(" ", args), code));
-        }
-        return Json.read(answer.toPath());
+        return Child.json(command, ProcessBuilder.Redirect.INHERIT);
     }
 
     // ---- the table

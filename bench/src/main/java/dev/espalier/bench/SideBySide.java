@@ -6,7 +6,6 @@ import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.tensor.Machine;
 import dev.espalier.train.RunFolder;
-import java.io.File;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -83,15 +82,7 @@ public final class SideBySide {
     private static void run(String name, Case work, String model, String python, int pairs, String steps)
             throws IOException, InterruptedException {
         String supervised = Double.toString(work.supervised());
-        List<String> ours = List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-cp",
-                System.getProperty("java.class.path"),
-                "dev.espalier.bench.AdapterStep",
-                model,
-                work.method(),
-                steps,
-                supervised);
+        List<String> ours = Child.java("dev.espalier.bench.AdapterStep", model, work.method(), steps, supervised);
         List<String> theirs = List.of(
                 python,
                 "bench/peers/peft_step.py",
@@ -106,8 +97,8 @@ public final class SideBySide {
         List<Map<String, Object>> espalier = new ArrayList<>();
         List<Map<String, Object>> peft = new ArrayList<>();
         for (int pair = 0; pair < pairs; pair++) {
-            espalier.add(result(ours));
-            peft.add(result(theirs));
+            espalier.add(Child.json(ours, ProcessBuilder.Redirect.DISCARD));
+            peft.add(Child.json(theirs, ProcessBuilder.Redirect.DISCARD));
             say("%s %d/%d: %s : %s tokens/s"
                     .formatted(
                             name,
@@ -122,19 +113,6 @@ public final class SideBySide {
         record.put("espalier", espalier);
         record.put("peft", peft);
         Json.write(RESULTS.resolve(name + ".json"), record);
-    }
-
-    private static Map<String, Object> result(List<String> command) throws IOException, InterruptedException {
-        File answer = File.createTempFile("step", ".json");
-        Process process = new ProcessBuilder(command)
-                .redirectOutput(answer)
-                .redirectError(ProcessBuilder.Redirect.DISCARD)
-                .start();
-        int code = process.waitFor();
-        if (code != 0) {
-            throw new EspalierException("%s ended with %d".formatted(String.join(" ", command), code));
-        }
-        return Json.read(answer.toPath());
     }
 
     private static void table() throws IOException {

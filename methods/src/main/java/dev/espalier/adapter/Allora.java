@@ -3,7 +3,6 @@ package dev.espalier.adapter;
 import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -35,7 +34,7 @@ import org.jspecify.annotations.Nullable;
  * instead of its gradients, so that the rate of a row is what the paper means it to be. What the output-dependent variant takes as
  * a constant is our reading ({@code variant}). Checked by hand derivation; no code has been published.
  */
-public final class Allora implements LowRank, LoraExpressible {
+public final class Allora implements OnFactors {
 
     /** What the factor depends on. */
     public enum Variant {
@@ -227,27 +226,7 @@ public final class Allora implements LowRank, LoraExpressible {
     }
 
     @Override
-    public LoraFactors toLora() {
-        return factors.factors();
-    }
-
-    @Override
-    public Map<String, Parameter> parameters() {
-        return factors.named();
-    }
-
-    @Override
-    public Parameter a() {
-        return factors.a;
-    }
-
-    @Override
-    public Parameter b() {
-        return factors.b;
-    }
-
-    @Override
-    public double scale() {
-        return 1;
+    public Factors factors() {
+        return factors;
     }
 }

@@ -4,7 +4,6 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
@@ -28,7 +27,7 @@ import org.jspecify.annotations.Nullable;
  * <p>A starts Kaiming-uniform (a = √5, as the authors' code; the paper: Gaussian), B at zero: no change yet. On an embedding
  * x Aᵀ is a row of Aᵀ, A starts at zero, B at N(0, 1), and nothing is dropped. Checked against PEFT 0.21.
  */
-public final class Lora implements LowRank, LoraExpressible {
+public final class Lora implements OnFactors {
 
     /**
      * LoRA's settings, by the names of PEFT in brackets.
@@ -299,27 +298,7 @@ public final class Lora implements LowRank, LoraExpressible {
     }
 
     @Override
-    public LoraFactors toLora() {
-        return factors.factors();
-    }
-
-    @Override
-    public Map<String, Parameter> parameters() {
-        return factors.named();
-    }
-
-    @Override
-    public Parameter a() {
-        return factors.a;
-    }
-
-    @Override
-    public Parameter b() {
-        return factors.b;
-    }
-
-    @Override
-    public double scale() {
-        return factors.scale;
+    public Factors factors() {
+        return factors;
     }
 }

@@ -4,7 +4,6 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
@@ -40,7 +39,7 @@ import org.jspecify.annotations.Nullable;
  * Losses reported in training are those of the noisy point. With accumulation mgpo's ḡ sees each step once, its authors' each
  * batch. Checked by hand derivation.
  */
-public final class LoraGgpo implements LowRank, LoraExpressible {
+public final class LoraGgpo implements OnFactors {
 
     /** What moves the point that gradients are taken at. */
     public enum Variant {
@@ -416,28 +415,8 @@ public final class LoraGgpo implements LowRank, LoraExpressible {
     }
 
     @Override
-    public LoraFactors toLora() {
-        return factors.factors();
-    }
-
-    @Override
-    public Map<String, Parameter> parameters() {
-        return factors.named();
-    }
-
-    @Override
-    public Parameter a() {
-        return factors.a;
-    }
-
-    @Override
-    public Parameter b() {
-        return factors.b;
-    }
-
-    @Override
-    public double scale() {
-        return factors.scale;
+    public Factors factors() {
+        return factors;
     }
 
     @Override
