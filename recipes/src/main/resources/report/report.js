@@ -202,7 +202,7 @@
     const preferences = [
       ['the best ' + metricName, m => -quality(m)],
       ['the least memory', m => m.summary.peak_resident_bytes],
-      ['the shortest training', m => m.summary.seconds],
+      ['the least processor time', m => m.summary.processor_seconds],
       ['the fewest trained parameters', m => m.summary.trainable_parameters],
     ];
     preferences.forEach(([label], i) => $('prefer').append(h('option', {value: i}, label)));
@@ -244,13 +244,13 @@
               fact(score(s.metric) + (s.standard_error === null ? '' : ` ± ${scoreError(s.standard_error)}`), metricName),
               fact(bytes(extraBytes(pick)), 'on top of the model'),
               fact(bytes(s.peak_resident_bytes), 'whole process'),
-              fact(duration(s.seconds), 'training'),
+              fact(duration(s.processor_seconds), 'training'),
               fact(count(s.trainable_parameters), 'trained parameters')),
           definitions(h('dl'), [
             [`Is it really better than ${reference}?`, really(pick)],
             [others.length > 0 && 'What else would do?', others.length > 0 && h('span', null,
                 `Not told apart from ${best === pick ? 'it' : best.name} by this study: `,
-                listed(others.slice(0, 6).map(m => h('span', null, linkTo(m), ` (${bytes(cost(m))}, ${duration(m.summary.seconds)})`))),
+                listed(others.slice(0, 6).map(m => h('span', null, linkTo(m), ` (${bytes(cost(m))}, ${duration(m.summary.processor_seconds)})`))),
                 others.length > 6 ? ` and ${others.length - 6} more.` : '.')],
             ['How do I run it?', h('div', null, command(pick.command), pick.command.includes('task.data')
                 && h('span', {class: 'small soft'}, 'For your own data, name your file in place of the one at task.data.'))],
@@ -365,7 +365,7 @@
       cell: m => m.held.reached === null ? NONE : `${(100 * m.held.reached / m.held.wanted).toFixed(1)} %`},
     {key: 'memory', label: 'Peak memory', order: m => m.summary.peak_resident_bytes, ascendingFirst: true,
       cell: m => [bytes(m.summary.peak_resident_bytes), h('small', null, `+${bytes(extraBytes(m))}`)]},
-    {key: 'seconds', label: 'Training', order: m => m.summary.seconds, ascendingFirst: true, cell: m => duration(m.summary.seconds)},
+    {key: 'seconds', label: 'Processor time', order: m => m.summary.processor_seconds, ascendingFirst: true, cell: m => duration(m.summary.processor_seconds)},
     {key: 'speed', label: 'Tokens/s', order: m => m.summary.tokens_per_second, minor: true,
       cell: m => whole(m.summary.tokens_per_second)},
     {key: 'optimizer', label: 'Optimizer', order: m => m.summary.optimizer_bytes, ascendingFirst: true, minor: true,
@@ -570,7 +570,7 @@
     };
     const axes = [
       ['Peak memory', 'MiB', m => mebi(m.summary.peak_resident_bytes), v => `${whole(v)} MiB`],
-      ['Training time', 'seconds', m => m.summary.seconds, duration],
+      ['Processor time of training', 'seconds', m => m.summary.processor_seconds, duration],
       ['Trained parameters', '', m => m.summary.trainable_parameters, count],
     ];
     for (const [title, unit, cost, text] of axes) {
@@ -845,7 +845,7 @@
           + `${reference} on the same seed and the same example.`],
       ['Inside the noise', 'The interval holds 0: with these seeds and test examples the two cannot be told apart. It does not say that they are equal.'],
       ['Peak memory', 'The most that the process which trained held resident, over all seeds; what it adds to the loaded model is that less a forecast of Java, libtorch, data and the base’s weights.'],
-      ['Training', 'Seconds of training, mean over seeds; runs side by side slow each other.'],
+      ['Processor time', 'Of training, all threads of the process together, mean over seeds; runs beside each other hardly change it.'],
       ['Merge error', 'Largest difference of a logit between the adapter beside its base and merged into it.'],
       ['Answer', 'Time for one test example, in batches, with the adapter beside its base; below it, how much longer than merged.'],
       terms.forgetting !== null && ['Forgetting', 'Loss on the second data set after training less that before.'],
@@ -864,7 +864,7 @@
     const dash = (value, text) => value === null || value === undefined ? NONE : text(value);
     const runs = method.runs.map(({seed, measured: r, failure}) => r === null
         ? [String(seed), h('span', {class: 'flag'}, 'failed'), NONE, NONE, NONE, NONE, NONE, NONE]
-        : [String(seed), score(r.metric), digits(r.test_loss), dash(r.curve.at(-1)?.loss, digits), duration(r.seconds), bytes(r.peak_resident_bytes),
+        : [String(seed), score(r.metric), digits(r.test_loss), dash(r.curve.at(-1)?.loss, digits), duration(r.processor_seconds), bytes(r.peak_resident_bytes),
           dash(r.merge_error, exponent), dash(r.forgetting, v => signed(v, v.toFixed(3)))]);
     const rates = method.rates.map(r => [
       exponent(r.learning_rate), r.failure !== null ? h('span', {class: 'flag'}, r.failure) : dash(r.validation, score),
@@ -880,7 +880,7 @@
         h('h4', null, 'Repeats it'),
         method.runs.map(run => command(run.command)),
         h('h4', null, 'Runs'),
-        grid(['Seed', metricName, 'Test loss', 'Last training loss', 'Training', 'Peak memory', 'Merge error', 'Forgetting'], runs, `Runs of ${method.name}`),
+        grid(['Seed', metricName, 'Test loss', 'Last training loss', 'Processor time', 'Peak memory', 'Merge error', 'Forgetting'], runs, `Runs of ${method.name}`),
         h('div', {class: 'columns'},
             h('div', null, h('h4', null, 'Learning rates tried'),
                 grid(['Rate', 'On validation data', ''], rates, `Learning rates of ${method.name}`),

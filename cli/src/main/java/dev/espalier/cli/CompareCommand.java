@@ -98,7 +98,7 @@ final class CompareCommand implements Callable<Integer> {
                 "difference",
                 "interval",
                 "trained",
-                "seconds",
+                "processor",
                 "memory",
                 "rate",
                 "failed"));
@@ -118,7 +118,7 @@ final class CompareCommand implements Callable<Integer> {
                                     d == null ? "" : d.insideNoise() ? "(" + signed(d.mean()) + ")" : signed(d.mean()),
                                     d == null ? "" : signed(d.low()) + " to " + signed(d.high()),
                                     Terminal.count(s.trainableParameters()),
-                                    String.format(Locale.ROOT, "%.1f", s.seconds()),
+                                    String.format(Locale.ROOT, "%.1f", s.processorSeconds()),
                                     Terminal.bytes(s.peakResidentBytes()),
                                     rate,
                                     failed == 0

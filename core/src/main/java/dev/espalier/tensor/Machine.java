@@ -3,6 +3,7 @@ package dev.espalier.tensor;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
@@ -102,6 +103,11 @@ public final class Machine {
     public static long peakResidentBytes() {
         long linux = status("VmHWM:");
         return linux >= 0 ? linux : residentBytes();
+    }
+
+    /** Processor time that this process has used, all its threads together; zero where not told. */
+    public static Duration processorTime() {
+        return ProcessHandle.current().info().totalCpuDuration().orElse(Duration.ZERO);
     }
 
     /** Bytes of physical memory in the machine, or -1 where not told. */

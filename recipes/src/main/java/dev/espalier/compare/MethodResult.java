@@ -97,6 +97,7 @@ public record MethodResult(
      * @param difference to the reference; null for the reference itself and where no seed ended well in both
      * @param tokensPerSecond mean
      * @param seconds mean of training
+     * @param processorSeconds mean of training
      * @param peakResidentBytes the largest
      * @param optimizerBytes the largest
      * @param trainableParameters the largest
@@ -115,6 +116,7 @@ public record MethodResult(
             @Nullable Difference difference,
             double tokensPerSecond,
             double seconds,
+            double processorSeconds,
             long peakResidentBytes,
             long optimizerBytes,
             long trainableParameters,

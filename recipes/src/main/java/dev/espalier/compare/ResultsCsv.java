@@ -26,6 +26,7 @@ final class ResultsCsv {
             "tokens",
             "tokens_per_second",
             "seconds",
+            "processor_seconds",
             "peak_resident_bytes",
             "optimizer_bytes",
             "trainable_parameters",
@@ -76,6 +77,7 @@ final class ResultsCsv {
             line.add(m.tokens());
             line.add(m.tokensPerSecond());
             line.add(m.seconds());
+            line.add(m.processorSeconds());
             line.add(m.peakResidentBytes());
             line.add(m.optimizerBytes());
             line.add(m.trainableParameters());

@@ -62,6 +62,7 @@ public record RunResult(
      * @param tokens seen, padding not counted
      * @param tokensPerSecond of training
      * @param seconds of training
+     * @param processorSeconds of training, all threads together; runs beside each other hardly change it
      * @param peakResidentBytes of the process that trained
      * @param optimizerBytes the optimiser's state
      * @param trainableParameters elements that trained
@@ -84,6 +85,7 @@ public record RunResult(
             long tokens,
             double tokensPerSecond,
             double seconds,
+            double processorSeconds,
             long peakResidentBytes,
             long optimizerBytes,
             long trainableParameters,

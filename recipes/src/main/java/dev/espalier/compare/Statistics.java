@@ -116,6 +116,7 @@ final class Statistics {
                 difference,
                 mean(ok.stream().mapToDouble(Measured::tokensPerSecond).toArray()),
                 mean(ok.stream().mapToDouble(Measured::seconds).toArray()),
+                mean(ok.stream().mapToDouble(Measured::processorSeconds).toArray()),
                 ok.stream().mapToLong(Measured::peakResidentBytes).max().orElseThrow(),
                 ok.stream().mapToLong(Measured::optimizerBytes).max().orElseThrow(),
                 ok.stream().mapToLong(Measured::trainableParameters).max().orElseThrow(),

@@ -570,6 +570,7 @@ public final class StudyRun {
                     run.longInteger("tokens"),
                     run.number("tokens_per_second"),
                     run.number("seconds"),
+                    run.number("processor_seconds"),
                     run.longInteger("peak_resident_bytes"),
                     run.longInteger("optimizer_bytes"),
                     run.longInteger("trainable_parameters"),

@@ -232,7 +232,7 @@ final class Worker {
                 Tensor before = ground.affine().weight().to(DType.FLOAT32); // W0 [out, in]
                 Tensor after = adapter.on(site.path(), ground).affine().weight().to(DType.FLOAT32); // Wt [out, in]
                 Tensor change = after.sub(before);
-                double[] values = change.svd().get(1).doubles();
+                double[] values = change.svdvals().doubles();
                 List<Double> kept = new ArrayList<>();
                 int rank = 0;
                 for (double value : values) {

@@ -72,6 +72,7 @@ final class FakeRunner implements Runner {
         run.put("tokens", 500 + seed);
         run.put("tokens_per_second", 1000.5 + seed);
         run.put("seconds", 2.5 + seed);
+        run.put("processor_seconds", 2.25 + seed);
         run.put("peak_resident_bytes", (300L << 20) + seed);
         run.put("optimizer_bytes", 8000L);
         run.put("trainable_parameters", 1000L);

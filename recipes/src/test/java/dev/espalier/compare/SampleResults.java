@@ -185,6 +185,7 @@ final class SampleResults {
                 31_416,
                 round(31_416 / seconds),
                 seconds,
+                round(seconds * 0.97),
                 method.peakMiB() + random.nextInt(6) << 20,
                 8 * method.parameters(),
                 method.parameters(),

@@ -84,6 +84,7 @@ class StudyRunTest {
                 assertThat(m.tokens()).isEqualTo(record.get("tokens"));
                 assertThat(m.tokensPerSecond()).isEqualTo(record.get("tokens_per_second"));
                 assertThat(m.seconds()).isEqualTo(record.get("seconds"));
+                assertThat(m.processorSeconds()).isEqualTo(record.get("processor_seconds"));
                 assertThat(m.peakResidentBytes()).isEqualTo(record.get("peak_resident_bytes"));
                 assertThat(m.optimizerBytes()).isEqualTo(record.get("optimizer_bytes"));
                 assertThat(m.trainableParameters()).isEqualTo(record.get("trainable_parameters"));

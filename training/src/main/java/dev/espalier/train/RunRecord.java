@@ -57,6 +57,7 @@ record RunRecord(TrainingRun run, Map<String, ?> recipe, Map<String, String> has
         record.put("total_steps", run.totalSteps());
         record.put("started", stopwatch.started.toString());
         record.put("seconds", stopwatch.seconds());
+        record.put("processor_seconds", stopwatch.processorSeconds());
         record.put("versions", RunFolder.versions());
         record.put("hashes", hashes);
         record.put("trainable_parameters", Parameters.elements(parameters));

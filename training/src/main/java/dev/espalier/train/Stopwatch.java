@@ -8,6 +8,7 @@ import java.time.Instant;
 final class Stopwatch {
 
     final Instant started = Instant.now();
+    private final Duration used = Machine.processorTime();
     private long nanos;
     private long tokens;
     private long steps;
@@ -30,6 +31,11 @@ final class Stopwatch {
 
     double seconds() {
         return Duration.between(started, Instant.now()).toMillis() / 1000.0;
+    }
+
+    /** Of all threads; what else the machine does hardly changes it. */
+    double processorSeconds() {
+        return Machine.processorTime().minus(used).toMillis() / 1000.0;
     }
 
     /** Asking costs a system call and more: twice a second is enough. */
