@@ -143,10 +143,14 @@ public final class PeftFolder {
             Map<String, LoraFactors> factors = new LinkedHashMap<>();
             List<Exported> report = new ArrayList<>();
             for (Site site : adapter.sites()) {
-                if (adapter.at(site.path()) == null) {
+                Adapter onLayer = adapter.at(site.path());
+                if (onLayer == null) {
                     continue;
                 }
                 LoraFactors exact = adapter.exactFactors(site.path(), maxRank);
+                if (exact == null) {
+                    Mergeable.of(onLayer, site.layer()); // a rank would not help what is no weight
+                }
                 if (exact != null && exact.rank() == 0) {
                     continue; // a LoRA has no rank 0: its targets leave the layer out
                 }
