@@ -16,6 +16,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.function.Function;
+import java.util.function.ToIntFunction;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -171,6 +172,14 @@ public interface AdapterType<C> extends Configured<C> {
             Map<String, Tensor> all = new LinkedHashMap<>();
             parameters().forEach((key, p) -> all.put(key, p.tensor()));
             return all;
+        }
+
+        /** Ranks by path of the layers whose rank is not the usual one. */
+        Map<String, Integer> ranks(int usual, ToIntFunction<Adapter> rank) {
+            Map<String, Integer> ranks = new LinkedHashMap<>();
+            adapters.forEach((path, adapter) -> ranks.put(path, rank.applyAsInt(adapter)));
+            ranks.values().removeIf(each -> each == usual);
+            return ranks;
         }
 
         /** The key in the file of a shared parameter. */

@@ -3,6 +3,8 @@ package dev.espalier.adapter;
 import static dev.espalier.Check.check;
 
 import java.util.Collection;
+import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.function.ToIntFunction;
@@ -40,6 +42,13 @@ final class Patterns {
             Targets.compile("alpha_pattern", p);
             checkAlpha("alpha_pattern: " + p, value);
         });
+    }
+
+    /** A copy of ranks by path, each at least 1. */
+    static Map<String, Integer> ranks(Map<String, Integer> given) {
+        given.forEach((path, rank) ->
+                check(rank >= 1, "rank_pattern: the rank of %s must be at least 1, found %d; try 8", path, rank));
+        return Collections.unmodifiableMap(new LinkedHashMap<>(given));
     }
 
     private static void checkAlpha(String field, double alpha) {

@@ -11,7 +11,6 @@ import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Svd;
 import dev.espalier.tensor.Tensor;
-import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -72,9 +71,7 @@ public final class Svfit implements Adapter, LoraExpressible {
         public Config {
             check(r >= 0, "r must be at least 1, or 0 for as many as hold the energy, found %d; try 0", r);
             check(energy > 0 && energy <= 1, "energy must lie in (0, 1], found %s; try 0.99", energy);
-            ranks = Collections.unmodifiableMap(new LinkedHashMap<>(ranks));
-            ranks.forEach((path, rank) ->
-                    check(rank >= 1, "rank_pattern: the rank of %s must be at least 1, found %d; try 8", path, rank));
+            ranks = Patterns.ranks(ranks);
         }
 
         /** Some number of singular values, or 0. */
@@ -193,13 +190,8 @@ public final class Svfit implements Adapter, LoraExpressible {
 
         @Override
         public Saved<Config> saved(Config c, Made made) {
-            Map<String, Integer> ranks = new LinkedHashMap<>();
-            made.adapters().forEach((path, adapter) -> {
-                int rank = (int) ((Svfit) adapter).frames.d.tensor().numel();
-                if (rank != c.r()) {
-                    ranks.put(path, rank);
-                }
-            });
+            Map<String, Integer> ranks = made.ranks(
+                    c.r(), adapter -> (int) ((Svfit) adapter).frames.d.tensor().numel());
             boolean again = !c.saveFrames();
             return new Saved<>(
                     new Config(c.r(), c.energy(), c.measure(), c.saveFrames(), again, ranks),
