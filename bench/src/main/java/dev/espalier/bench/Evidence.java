@@ -152,7 +152,7 @@ public final class Evidence {
     private static Map<String, Object> cli(String... args) throws IOException, InterruptedException {
         List<String> command = Child.java("-XX:+UseSerialGC", "dev.espalier.cli.Main");
         command.addAll(List.of(args));
-        return Child.json(command, ProcessBuilder.Redirect.INHERIT);
+        return Child.json(command, Map.of());
     }
 
     // ---- the table
