@@ -24,7 +24,8 @@ import picocli.CommandLine.Parameters;
         footer = {
             "",
             "Example:  espalier diagnose intruder-dimensions --adapter out/tickets --set k=10",
-            "          espalier diagnose intruder-dimensions --adapter out/tickets --set lambda=0.7 --repair out/repaired"
+            "          espalier diagnose intruder-dimensions --adapter out/tickets --set lambda=0.7 --repair out/repaired",
+            "          espalier diagnose lora-limits --adapter out/tickets --data tickets.csv"
         })
 final class DiagnoseCommand implements Callable<Integer> {
 
@@ -37,7 +38,7 @@ final class DiagnoseCommand implements Callable<Integer> {
     @Parameters(
             arity = "0..1",
             paramLabel = "RECIPE",
-            description = "what to look for: intruder-dimensions (the default), or a YAML file")
+            description = "what to look for: intruder-dimensions (the default), lora-limits, or a YAML file")
     private String recipe = "intruder-dimensions";
 
     @Option(
@@ -45,6 +46,18 @@ final class DiagnoseCommand implements Callable<Integer> {
             paramLabel = "KEY=VALUE",
             description = "a setting of the method in place of the recipe's, such as k=10; may be given several times")
     private List<String> settings = new ArrayList<>();
+
+    @Option(
+            names = "--data",
+            paramLabel = "FILE",
+            description = "texts for the model to read, for diagnoses of what its layers receive")
+    private @Nullable Path data;
+
+    @Option(
+            names = "--column",
+            paramLabel = "PART=NAME",
+            description = "which column of the file plays which part, such as text=body; may be given several times")
+    private Map<String, String> columns = new LinkedHashMap<>();
 
     @Option(names = "--repair", paramLabel = "DIR", description = "write a repaired adapter to this folder")
     private @Nullable Path repair;
@@ -57,7 +70,7 @@ final class DiagnoseCommand implements Callable<Integer> {
         Path adapter = choice.requireAdapter();
         Examination examination = Examination.read(recipe, settings);
         try (LoadedModel loaded = choice.open()) {
-            Report report = examination.of(loaded);
+            Report report = data == null ? examination.of(loaded) : examination.of(loaded, data, columns);
             Examination.Repaired repaired = repair == null ? null : examination.repair(loaded, adapter, repair);
             if (json) {
                 Map<String, Object> facts = new LinkedHashMap<>();
@@ -103,6 +116,11 @@ final class DiagnoseCommand implements Callable<Integer> {
                             return fields;
                         })
                         .toList());
+        if (!report.beside().isEmpty()) {
+            Map<String, Object> further = new LinkedHashMap<>();
+            report.beside().forEach((heading, table) -> further.put(heading, facts(table)));
+            facts.put("beside", further);
+        }
         return facts;
     }
 
@@ -114,6 +132,11 @@ final class DiagnoseCommand implements Callable<Integer> {
         terminal.table(rows);
         terminal.line("");
         terminal.line("%s", totals(report));
+        report.beside().forEach((heading, further) -> {
+            terminal.line("");
+            terminal.line("%s", heading);
+            table(further);
+        });
     }
 
     private static String totals(Report report) {

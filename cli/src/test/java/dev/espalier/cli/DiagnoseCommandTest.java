@@ -65,6 +65,19 @@ class DiagnoseCommandTest {
     }
 
     @Test
+    void measuresOnTexts() {
+        Path adapter = train();
+        String data = folder.resolve("data.csv").toString();
+        Cli.Result report = diagnose(adapter, "lora-limits", "--data", data, "--set", "lengths=[16, 32]");
+        assertThat(report.code()).as(report.err()).isZero();
+        assertThat(report.out())
+                .contains("attention.self", "gamma hat", "score bound", "exact against approximate", "error dq");
+        Cli.Result facts = diagnose(adapter, "lora-limits", "--data", data, "--set", "lengths=[16]", "--json");
+        assertThat(facts.out()).contains("\"gamma_hat\":", "\"beside\":{\"exact against", "\"length\":16");
+        fails(diagnose(adapter, "lora-limits"), "there are none; name a file with --data");
+    }
+
+    @Test
     void whatDoesNotFitIsSaid() {
         Path adapter = train("adapter.type=dora");
         fails(diagnose(adapter, "--set", "k=0"), "k must be at least 1, found 0; try 10");

@@ -4,10 +4,11 @@ import dev.espalier.adapter.AdaptedModel;
 import dev.espalier.adapter.Configured;
 import dev.espalier.adapter.LoraFactors;
 import dev.espalier.io.Fields;
+import java.util.List;
 import java.util.Map;
 
 /**
- * Looks at a model with its active adapter, and reports. Changes nothing.
+ * Looks at a model with its active adapter, at its weights or at what its layers receive, and reports. Changes nothing.
  *
  * @param <C> its settings, a record that checks itself
  */
@@ -19,6 +20,29 @@ public interface Diagnosis<C> extends Configured<C> {
      * @throws dev.espalier.EspalierException if the model has nothing that can be examined
      */
     Report examine(C config, AdaptedModel model);
+
+    /**
+     * Examines a model on texts, for diagnoses of what layers receive; the others leave them alone.
+     *
+     * @param passes of the network as it stands, a text each; none where no texts were given
+     * @throws dev.espalier.EspalierException if the model has nothing that can be examined
+     */
+    default Report examine(C config, AdaptedModel model, List<Pass> passes) {
+        return examine(config, model);
+    }
+
+    /**
+     * A pass of a text through the network.
+     *
+     * @param tokens of the text
+     * @param forward runs it, its tensors in the current scope
+     */
+    record Pass(long tokens, Runnable forward) {
+        /** Runs the network. */
+        public void run() {
+            forward.run();
+        }
+    }
 
     @Override
     default String verb() {
@@ -45,9 +69,9 @@ public interface Diagnosis<C> extends Configured<C> {
             return new Chosen<>(method, method.read(f));
         }
 
-        /** Examines a model. */
-        public Report examine(AdaptedModel model) {
-            return method.examine(config, model);
+        /** Examines a model, on texts if there are any. */
+        public Report examine(AdaptedModel model, List<Pass> passes) {
+            return method.examine(config, model, passes);
         }
 
         /**

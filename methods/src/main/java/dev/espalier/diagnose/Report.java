@@ -10,13 +10,23 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * What a diagnosis found: a table, and figures for all of it.
+ * What a diagnosis found: a table, figures for all of it, and perhaps further tables.
  *
  * @param columns names, in snake case
  * @param rows texts, numbers, lists of numbers or null, as many in each row as there are columns
  * @param totals texts and numbers by name
+ * @param beside what stands beside it, by its heading
  */
-public record Report(List<String> columns, List<List<@Nullable Object>> rows, Map<String, Object> totals) {
+public record Report(
+        List<String> columns,
+        List<List<@Nullable Object>> rows,
+        Map<String, Object> totals,
+        Map<String, Report> beside) {
+
+    /** A table alone. */
+    public Report(List<String> columns, List<List<@Nullable Object>> rows, Map<String, Object> totals) {
+        this(columns, rows, totals, Map.of());
+    }
 
     /** Copies, and checks that rows are as wide as the columns. */
     public Report {
@@ -30,5 +40,6 @@ public record Report(List<String> columns, List<List<@Nullable Object>> rows, Ma
         }
         rows = Collections.unmodifiableList(new ArrayList<>(rows));
         totals = Collections.unmodifiableMap(new LinkedHashMap<>(totals));
+        beside = Collections.unmodifiableMap(new LinkedHashMap<>(beside));
     }
 }

@@ -9,13 +9,19 @@ import dev.espalier.adapter.Catalog;
 import dev.espalier.adapter.LoraFactors;
 import dev.espalier.adapter.PeftFolder;
 import dev.espalier.adapter.PlainLora;
+import dev.espalier.data.DataOptions;
+import dev.espalier.data.Dataset;
+import dev.espalier.data.Encoder;
 import dev.espalier.diagnose.Diagnosis;
 import dev.espalier.diagnose.Report;
 import dev.espalier.io.Fields;
+import dev.espalier.model.Input;
+import dev.espalier.model.Model;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -56,7 +62,29 @@ public record Examination(Diagnosis.Chosen<?> diagnosis, Map<String, Object> set
 
     /** What the diagnosis finds. */
     public Report of(LoadedModel loaded) {
-        return diagnosis.examine(loaded.requireAdapter());
+        return diagnosis.examine(loaded.requireAdapter(), List.of());
+    }
+
+    /**
+     * What the diagnosis finds when the model reads texts.
+     *
+     * @param data a file of examples of any kind
+     * @param columns which column plays which part, where that must be said
+     */
+    public Report of(LoadedModel loaded, Path data, Map<String, String> columns) {
+        Model model = loaded.pretrained().model();
+        model.train(false);
+        Encoder encoder = loaded.encoder();
+        List<Diagnosis.Pass> passes = Dataset.read(data, DataOptions.of(columns, null)).examples().stream()
+                .map(encoder::encode)
+                .map(text -> new Diagnosis.Pass(text.length(), () -> model.forward(input(model, text.ids()))))
+                .toList();
+        return diagnosis.examine(loaded.requireAdapter(), passes);
+    }
+
+    private static Input input(Model model, int[] ids) {
+        long[] wide = Arrays.stream(ids).asLongStream().toArray();
+        return Input.of(Tensor.of(wide, 1, wide.length).to(model.backbone().device()));
     }
 
     /**
@@ -102,7 +130,7 @@ public record Examination(Diagnosis.Chosen<?> diagnosis, Map<String, Object> set
             PeftFolder.save(adapted, name, out, info, PeftFolder.Form.PLAIN, fields(receipt));
             long rank =
                     factors.values().stream().mapToLong(LoraFactors::rank).max().orElse(0);
-            return new Repaired(rank, ratio, diagnosis.examine(adapted));
+            return new Repaired(rank, ratio, diagnosis.examine(adapted, List.of()));
         }
     }
 
