@@ -5,6 +5,7 @@ import dev.espalier.adapter.PeftFolder;
 import dev.espalier.io.Safetensors;
 import dev.espalier.nn.Parameter;
 import dev.espalier.recipe.LoadedModel;
+import dev.espalier.recipe.Recovery;
 import dev.espalier.recipe.Run;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Files;
@@ -27,6 +28,7 @@ import picocli.CommandLine.Option;
             "Writes an adapter in another form:",
             "  peft         Hugging Face PEFT's format",
             "  lora         a plain LoRA in PEFT's format, which every tool reads; exact, or of --rank with its error told",
+            "  whole        a plain LoRA for the whole model, of an adapter that was trained on a pruned one (loram)",
             "  safetensors  the merged model's weights in one file"
         },
         footer = {
@@ -39,6 +41,7 @@ final class ExportCommand implements Callable<Integer> {
     enum Form {
         LORA,
         PEFT,
+        WHOLE,
         SAFETENSORS
     }
 
@@ -48,13 +51,13 @@ final class ExportCommand implements Callable<Integer> {
     @Mixin
     private ModelChoice choice = new ModelChoice();
 
-    @Option(names = "--to", required = true, paramLabel = "FORM", description = "lora, peft or safetensors")
+    @Option(names = "--to", required = true, paramLabel = "FORM", description = "lora, peft, whole or safetensors")
     private Form form = Form.PEFT;
 
     @Option(
             names = "--rank",
             paramLabel = "R",
-            description = "for lora: rank at most; 0 (default): the adapter's own, exact or refused")
+            description = "for lora and whole: rank at most; 0 (default): the adapter's own, exact or refused")
     private int rank;
 
     @Option(
@@ -82,22 +85,12 @@ final class ExportCommand implements Callable<Integer> {
             facts.put("form", form.name().toLowerCase(java.util.Locale.ROOT));
             switch (form) {
                 case PEFT -> PeftFolder.save(adapted, "default", out, null, PeftFolder.Form.PLAIN, receipt(adapter));
-                case LORA -> {
-                    List<PeftFolder.Exported> layers =
-                            PeftFolder.exportLora(adapted, "default", out, null, rank, receipt(adapter));
-                    facts.put("layers", layers.size());
-                    facts.put(
-                            "rank",
-                            layers.stream()
-                                    .mapToLong(PeftFolder.Exported::rank)
-                                    .max()
-                                    .orElse(0));
-                    facts.put(
-                            "relative_error",
-                            layers.stream()
-                                    .mapToDouble(PeftFolder.Exported::relativeError)
-                                    .max()
-                                    .orElse(0));
+                case LORA ->
+                    facts.putAll(facts(PeftFolder.exportLora(adapted, "default", out, null, rank, receipt(adapter))));
+                case WHOLE -> {
+                    Recovery recovery = Recovery.of(loaded, out, rank);
+                    facts.put("base", recovery.base());
+                    facts.putAll(facts(recovery.layers()));
                 }
                 case SAFETENSORS -> {
                     adapted.merge();
@@ -113,6 +106,21 @@ final class ExportCommand implements Callable<Integer> {
             }
         }
         return Main.OK;
+    }
+
+    private static Map<String, Object> facts(List<PeftFolder.Exported> layers) {
+        Map<String, Object> facts = new LinkedHashMap<>();
+        facts.put("layers", layers.size());
+        facts.put(
+                "rank",
+                layers.stream().mapToLong(PeftFolder.Exported::rank).max().orElse(0));
+        facts.put(
+                "relative_error",
+                layers.stream()
+                        .mapToDouble(PeftFolder.Exported::relativeError)
+                        .max()
+                        .orElse(0));
+        return facts;
     }
 
     /** What the folder says of base and task holds for the export too; how its start was taken apart does not. */

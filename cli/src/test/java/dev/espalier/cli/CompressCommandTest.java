@@ -126,6 +126,108 @@ class CompressCommandTest {
         assertThat(repaired.resolve("base")).isDirectoryContaining(p -> p.endsWith("codes.safetensors"));
     }
 
+    /** Pruned, aligned, quantised, trained on, recovered: each a command, and the last adapter is one of the first model. */
+    @Test
+    void anAdapterTrainedOnAPrunedModelServesTheWholeOne() throws IOException {
+        Path model = Cli.llama(folder.resolve("model"));
+        Path data = texts();
+        Path small = folder.resolve("small");
+        Cli.Result pruned = compress(
+                "loram", model, data, small, "compress.ratio=0.5", "compress.dense_first=1", "compress.dense_last=0");
+        assertThat(pruned.code()).as(pruned.err()).isZero();
+        assertThat(pruned.out()).contains("parameters are left", "compressed:  loss");
+        assertThat(small.resolve("base/model.safetensors").toFile().length())
+                .isLessThan(model.resolve("model.safetensors").toFile().length());
+
+        Path full = folder.resolve("full");
+        assertThat(train("full", small.resolve("base"), data, full).code()).isZero();
+        Path aligned = folder.resolve("aligned");
+        assertThat(Cli.run("merge", "--adapter", full.toString(), "--out", aligned.toString())
+                        .code())
+                .isZero();
+        Path coded = folder.resolve("coded");
+        Cli.Result four = compress(
+                "loram",
+                aligned,
+                data,
+                coded,
+                "compress.four_bit=true",
+                "compress.ratio=0",
+                "compress.dense_first=1",
+                "compress.dense_last=0");
+        assertThat(four.code()).as(four.err()).isZero();
+        assertThat(coded.resolve("base")).isDirectoryContaining(p -> p.endsWith("codes.safetensors"));
+
+        Path adapter = folder.resolve("adapter");
+        assertThat(train("lora", coded.resolve("base"), data, adapter).code()).isZero();
+        Path whole = folder.resolve("whole");
+        Cli.Result recovered =
+                Cli.run("export", "--adapter", adapter.toString(), "--to", "whole", "--out", whole.toString());
+        assertThat(recovered.code()).as(recovered.err()).isZero();
+        assertThat(recovered.out()).contains(model.toString());
+        Cli.Result judged = Cli.run("evaluate", "--adapter", whole.toString(), "--data", data.toString());
+        assertThat(judged.code()).as(judged.err()).isZero();
+        assertThat(Cli.run(
+                                "merge",
+                                "--adapter",
+                                whole.toString(),
+                                "--out",
+                                folder.resolve("m").toString())
+                        .code())
+                .isZero();
+
+        assertThat(Cli.run(
+                                "export",
+                                "--adapter",
+                                full.toString(),
+                                "--to",
+                                "whole",
+                                "--out",
+                                folder.resolve("n").toString())
+                        .complaint())
+                .contains("has its own version of");
+        assertThat(Cli.run(
+                                "export",
+                                "--adapter",
+                                whole.toString(),
+                                "--to",
+                                "whole",
+                                "--out",
+                                folder.resolve("n").toString())
+                        .complaint())
+                .contains("was not cut out of a larger model");
+        assertThat(train("prefix-tuning", coded.resolve("base"), data, folder.resolve("n"))
+                        .complaint())
+                .contains("different numbers of heads");
+        assertThat(compress(
+                                "loram",
+                                model,
+                                data,
+                                folder.resolve("n"),
+                                "compress.ratio=0.99",
+                                "compress.dense_first=1",
+                                "compress.dense_last=0")
+                        .complaint())
+                .contains("ratio 0.99 leaves nothing of the");
+        assertThat(folder.resolve("n")).doesNotExist();
+    }
+
+    private static Cli.Result train(String recipe, Path model, Path data, Path out) {
+        return Cli.run(
+                "train",
+                recipe,
+                "--set",
+                "model=" + model,
+                "--set",
+                "task.type=causal-lm",
+                "--set",
+                "task.data=" + data,
+                "--set",
+                "train.epochs=1",
+                "--out",
+                out.toString());
+    }
+
     @Test
     void whatCannotBeIsRefused() {
         Path model = Cli.bert(folder.resolve("model"));

@@ -3,6 +3,8 @@ package dev.espalier.nn;
 import dev.espalier.Check;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
@@ -11,7 +13,7 @@ import org.jspecify.annotations.Nullable;
 public final class Linear extends Layer {
 
     private Parameter weight; // [out, in]
-    private final @Nullable Parameter bias; // [out]
+    private @Nullable Parameter bias; // [out]
 
     /** A layer whose values a checkpoint or {@link #reset} brings. */
     public Linear(long in, long out, boolean bias, DType dtype) {
@@ -37,6 +39,28 @@ public final class Linear extends Layer {
                 Arrays.toString(weight.shape()),
                 Arrays.toString(other.shape()));
         weight = parameter("weight", other);
+    }
+
+    /**
+     * Keeps some of the outputs and inputs, in the order given, and frees the others: W becomes W[rows, columns], b becomes
+     * b[rows].
+     *
+     * @param rows outputs, or null for all
+     * @param columns inputs, or null for all
+     */
+    public void keep(@Nullable Tensor rows, @Nullable Tensor columns) {
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            Tensor kept = rows == null ? weight.tensor() : weight.tensor().indexSelect(0, rows);
+            Tensor former = weight.tensor();
+            weight = parameter("weight", columns == null ? kept.clone() : kept.indexSelect(1, columns));
+            former.close();
+            if (bias != null && rows != null) {
+                Tensor all = bias.tensor();
+                bias = parameter("bias", all.indexSelect(0, rows));
+                all.close();
+            }
+        }
     }
 
     /** Draws the weight from N(0, std²) and zeroes the bias, as Hugging Face does for new heads. */

@@ -17,6 +17,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.BiFunction;
 import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -125,6 +126,22 @@ public final class PeftFolder {
      */
     public static List<Exported> exportLora(
             AdaptedModel model, String name, Path folder, @Nullable Info info, int maxRank, Map<String, ?> receipt) {
+        return exportLora(model, name, folder, info, maxRank, receipt, (path, factors) -> factors);
+    }
+
+    /**
+     * The same for a network of other shapes.
+     *
+     * @param placed what a layer's factors become, by its path: {@link dev.espalier.compress.Cut#scatter}
+     */
+    public static List<Exported> exportLora(
+            AdaptedModel model,
+            String name,
+            Path folder,
+            @Nullable Info info,
+            int maxRank,
+            Map<String, ?> receipt,
+            BiFunction<String, LoraFactors, LoraFactors> placed) {
         Attached adapter = model.adapter(name);
         check(
                 adapter.made().onNetwork() == null,
@@ -172,6 +189,7 @@ public final class PeftFolder {
                     !factors.isEmpty(),
                     "no rank is left in any layer of %s, so there is nothing to export; train with less pressure on the ranks",
                     name);
+            factors.replaceAll(placed);
             PeftConfig.Written config = PeftConfig.writeLora(adapter, info == null ? adapter.info() : info, factors);
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             boolean anyBias = factors.values().stream().anyMatch(f -> f.bias() != null);
@@ -185,7 +203,7 @@ public final class PeftFolder {
                 tensors.put(key + (table ? "lora_embedding_A" : "lora_A.weight"), f.a());
                 tensors.put(key + (table ? "lora_embedding_B" : "lora_B.weight"), f.b());
                 if (anyBias) {
-                    Tensor none = f.b().select(1, 0).zerosLike();
+                    Tensor none = f.b().select(1, 0).zerosLike(); // as wide as placed
                     tensors.put(key + "lora_B.bias", f.bias() == null ? none : f.bias());
                 }
             }

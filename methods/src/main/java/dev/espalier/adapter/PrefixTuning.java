@@ -142,6 +142,9 @@ public final class PrefixTuning implements AdapterType<PrefixTuning.Config> {
     public NetworkAdapter createOn(Module network, Config config, Seed seed) {
         Backbone backbone = PromptTuning.backbone(network, name());
         ModelConfig of = backbone.config();
+        Check.check(
+                of.isUniform(),
+                "the blocks of this network have different numbers of heads, and a prefix is as wide in all of them; use prompt-tuning");
         int row = of.numKeyValueHeads() * of.headDim();
         PromptSizes sizes = config.sizes().against(row, of.numHiddenLayers(), of.numKeyValueHeads());
         return new Prefix(config, sizes, of, backbone.tokens().weightParameter().tensor(), seed.named(NAME));

@@ -4,6 +4,7 @@ import dev.espalier.adapter.Site;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
 import java.util.Map;
+import org.jspecify.annotations.Nullable;
 
 /**
  * What compressing came to.
@@ -14,14 +15,28 @@ import java.util.Map;
  * @param measure what the errors are relative to: {@code weight} for ‖W - W'‖ / ‖W‖, {@code output} for the same over what
  *     layers put out on the calibration data
  * @param notes what else is worth knowing, a sentence each
+ * @param kept what the network kept of a larger one whose adapters are trained on it: see {@link Cut}; empty groups where it
+ *     kept its shape; null where the result stands for itself
  */
 public record CompressionReport(
-        List<Row> rows, Map<String, Tensor> codes, String codedBy, String measure, List<String> notes) {
+        List<Row> rows,
+        Map<String, Tensor> codes,
+        String codedBy,
+        String measure,
+        List<String> notes,
+        @Nullable List<Cut.Group> kept) {
+
+    /** A result that stands for itself. */
+    public CompressionReport(
+            List<Row> rows, Map<String, Tensor> codes, String codedBy, String measure, List<String> notes) {
+        this(rows, codes, codedBy, measure, notes, null);
+    }
 
     /** Copies. */
     public CompressionReport {
         rows = List.copyOf(rows);
         notes = List.copyOf(notes);
+        kept = kept == null ? null : List.copyOf(kept);
         codes = java.util.Collections.unmodifiableMap(new java.util.LinkedHashMap<>(codes));
     }
 

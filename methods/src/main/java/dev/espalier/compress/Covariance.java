@@ -42,6 +42,11 @@ final class Covariance {
         sum.addmm_(x.t(), x, 1);
     }
 
+    /** C [in, in] float32. */
+    Tensor sum() {
+        return sum;
+    }
+
     /** Root mean square of what a map [out, in] makes of the inputs, up to the scale of C: √ trace(M C Mᵀ). */
     double norm(Tensor map) {
         try (Scope scope = Scope.open()) {

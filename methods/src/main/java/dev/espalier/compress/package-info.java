@@ -6,6 +6,9 @@
  * minutes, and a plain LoRA. {@link dev.espalier.compress.LqLora} chooses codes and LoRA together, and the codes' widths under a
  * budget of bits. With either, training the adapter afterwards starts from less damage.
  *
+ * <p>{@link dev.espalier.compress.Loram} leaves channels and heads out, so that an adapter trains on a smaller model; {@link
+ * dev.espalier.compress.Cut} says what was kept, and puts the adapter back on the whole one.
+ *
  * <p>The weights of the network are replaced by dense ones that hold the compressed values, so that everything else works as
  * before; methods whose values are codes ({@link dev.espalier.compress.Coded}) keep them packed in a file beside it.
  *

@@ -9,6 +9,7 @@ import dev.espalier.tensor.Device;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.List;
+import java.util.Map;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -40,6 +41,11 @@ public abstract class Backbone extends Module {
         }
 
         abstract Tensor compute(Tensor x, Context context);
+
+        /** What is inside the block alone, so that it can be made smaller; empty where the family knows no way. */
+        public List<Inner> inner() {
+            return List.of();
+        }
     }
 
     /** What all blocks need of one forward and none changes; its tensors belong to the scope it was made in. */
@@ -95,6 +101,11 @@ public abstract class Backbone extends Module {
 
     /** The transformer blocks in order: the unit of checkpointing, of layer sampling, of plans. */
     public abstract List<? extends Block> layers();
+
+    /** What config.json must say of blocks that {@link Inner#keep} has made smaller; empty where none is. */
+    Map<String, Object> narrowed() {
+        return Map.of();
+    }
 
     /** The token table. */
     public abstract Embedding tokens();

@@ -16,6 +16,7 @@ import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -34,15 +35,19 @@ public final class Bert extends Backbone {
     /**
      * Names as in config.json.
      *
+     * @param intermediateSizes F of each block
+     * @param attentionHeads H of each block
+     * @param headDim E, the same in all blocks
      * @param classifierDropout dropout in the classification head
      */
     public record Config(
             Family family,
             int vocabSize,
             int hiddenSize,
-            int intermediateSize,
+            List<Integer> intermediateSizes,
             int numHiddenLayers,
-            int numAttentionHeads,
+            List<Integer> attentionHeads,
+            int headDim,
             int maxPositionEmbeddings,
             int typeVocabSize,
             Activation hiddenAct,
@@ -59,9 +64,8 @@ public final class Bert extends Backbone {
         public Config {
             ModelConfig.size("vocab_size", vocabSize, Limits.VOCABULARY);
             ModelConfig.size("hidden_size", hiddenSize, Limits.WIDTH);
-            ModelConfig.size("intermediate_size", intermediateSize, Limits.INNER);
             ModelConfig.size("num_hidden_layers", numHiddenLayers, Limits.LAYERS);
-            ModelConfig.size("num_attention_heads", numAttentionHeads, Limits.HEADS);
+            ModelConfig.size("head_dim", headDim, Limits.HEADS);
             ModelConfig.size("max_position_embeddings", maxPositionEmbeddings, Limits.VOCABULARY);
             ModelConfig.size("type_vocab_size", typeVocabSize, Limits.VOCABULARY);
             ModelConfig.epsilon("layer_norm_eps", layerNormEps);
@@ -69,17 +73,24 @@ public final class Bert extends Backbone {
             ModelConfig.share("attention_probs_dropout_prob", attentionDropout);
             ModelConfig.share("classifier_dropout", classifierDropout);
             check(
-                    hiddenSize % numAttentionHeads == 0,
-                    "config.json: hidden_size is %d and num_attention_heads %d; the second must divide the first",
-                    hiddenSize,
-                    numAttentionHeads);
-            check(
                     family != Family.ROBERTA
                             || (padTokenId != null && padTokenId >= 0 && padTokenId < maxPositionEmbeddings - 1),
                     "config.json: pad_token_id is %s and max_position_embeddings %d; RoBERTa counts positions from the first,"
                             + " below the second",
                     padTokenId,
                     maxPositionEmbeddings);
+            intermediateSizes = List.copyOf(intermediateSizes);
+            attentionHeads = List.copyOf(attentionHeads);
+        }
+
+        @Override
+        public int intermediateSize() {
+            return Collections.max(intermediateSizes);
+        }
+
+        @Override
+        public int numAttentionHeads() {
+            return Collections.max(attentionHeads);
         }
 
         @Override
@@ -107,13 +118,17 @@ public final class Bert extends Backbone {
                     "%s: is_decoder is true; only encoders of this family are supported",
                     where);
             double dropout = f.number("hidden_dropout_prob", 0.1);
+            int hidden = ModelConfig.size("hidden_size", f.integer("hidden_size"), Limits.WIDTH);
+            int layers = ModelConfig.size("num_hidden_layers", f.integer("num_hidden_layers"), Limits.LAYERS);
+            List<Integer> heads = ModelConfig.sizes(where, f, "num_attention_heads", layers, Limits.HEADS);
             return new Config(
                     family,
                     f.integer("vocab_size"),
-                    f.integer("hidden_size"),
-                    f.integer("intermediate_size"),
-                    f.integer("num_hidden_layers"),
-                    f.integer("num_attention_heads"),
+                    hidden,
+                    ModelConfig.sizes(where, f, "intermediate_size", layers, Limits.INNER),
+                    layers,
+                    heads,
+                    ModelConfig.headDim(where, f, hidden, heads),
                     f.integer("max_position_embeddings"),
                     f.integer("type_vocab_size", 2),
                     Activation.of(where, f.string("hidden_act", "gelu")),
@@ -182,20 +197,21 @@ public final class Bert extends Backbone {
     private static final class SelfAttention extends Module {
         private final Config config;
         private final int layer;
-        private final Linear query; // [D, D]
-        private final Linear key; // [D, D]
-        private final Linear value; // [D, D]
+        private final Linear query; // [H·E, D]
+        private final Linear key; // [H·E, D]
+        private final Linear value; // [H·E, D]
 
         SelfAttention(Config c, int layer, DType dtype) {
             config = c;
             this.layer = layer;
-            query = child("query", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
-            key = child("key", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
-            value = child("value", new Linear(c.hiddenSize(), c.hiddenSize(), true, dtype));
+            long heads = (long) c.attentionHeads().get(layer) * c.headDim();
+            query = child("query", new Linear(c.hiddenSize(), heads, true, dtype));
+            key = child("key", new Linear(c.hiddenSize(), heads, true, dtype));
+            value = child("value", new Linear(c.hiddenSize(), heads, true, dtype));
         }
 
         Tensor forward(Tensor x, Context context) {
-            int width = config.hiddenSize() / config.numAttentionHeads(); // E
+            int width = config.headDim(); // E
             Tensor q = heads(query.forward(x), width); // [B, T, H, E]
             KvCache.Seen seen = context.seen(layer, heads(key.forward(x), width), heads(value.forward(x), width));
             double dropout = isTraining() ? config.attentionDropout() : 0;
@@ -235,9 +251,11 @@ public final class Bert extends Backbone {
 
         EncoderLayer(Config c, int layer, DType dtype) {
             attention = child("attention.self", new SelfAttention(c, layer, dtype));
-            attentionOutput = child("attention.output", new Output(c, c.hiddenSize(), dtype));
-            intermediate = child("intermediate.dense", new Linear(c.hiddenSize(), c.intermediateSize(), true, dtype));
-            output = child("output", new Output(c, c.intermediateSize(), dtype));
+            int inner = c.intermediateSizes().get(layer);
+            attentionOutput =
+                    child("attention.output", new Output(c, c.attentionHeads().get(layer) * c.headDim(), dtype));
+            intermediate = child("intermediate.dense", new Linear(c.hiddenSize(), inner, true, dtype));
+            output = child("output", new Output(c, inner, dtype));
             activation = c.hiddenAct();
         }
 
@@ -245,6 +263,26 @@ public final class Bert extends Backbone {
         Tensor compute(Tensor x, Context context) {
             Tensor attended = attentionOutput.forward(attention.forward(x, context), x);
             return output.forward(activation.forward(intermediate.forward(attended)), attended);
+        }
+
+        @Override
+        public List<Inner> inner() {
+            int width = attention.config.headDim();
+            return List.of(
+                    new Inner(
+                            attention.path(),
+                            Math.toIntExact(attention.query.outFeatures() / width),
+                            false,
+                            List.of(
+                                    Inner.Part.outputs(attention.query, width),
+                                    Inner.Part.outputs(attention.key, width),
+                                    Inner.Part.outputs(attention.value, width),
+                                    Inner.Part.inputs(attentionOutput.dense, width))),
+                    new Inner(
+                            intermediate.path(),
+                            Math.toIntExact(intermediate.outFeatures()),
+                            false,
+                            List.of(Inner.Part.outputs(intermediate, 1), Inner.Part.inputs(output.dense, 1))));
         }
     }
 
@@ -272,6 +310,26 @@ public final class Bert extends Backbone {
     @Override
     public List<? extends Block> layers() {
         return Collections.unmodifiableList(layers);
+    }
+
+    @Override
+    Map<String, Object> narrowed() {
+        List<Integer> inner = layers.stream()
+                .map(block -> Math.toIntExact(block.intermediate.outFeatures()))
+                .toList();
+        List<Integer> heads = layers.stream()
+                .map(block -> Math.toIntExact(block.attention.query.outFeatures() / config.headDim()))
+                .toList();
+        if (inner.equals(config.intermediateSizes()) && heads.equals(config.attentionHeads())) {
+            return Map.of();
+        }
+        return Map.of(
+                "intermediate_size",
+                ModelConfig.written(inner),
+                "num_attention_heads",
+                ModelConfig.written(heads),
+                "head_dim",
+                config.headDim());
     }
 
     @Override

@@ -14,7 +14,9 @@ import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import java.util.Objects;
+import java.util.function.Function;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -33,7 +35,9 @@ public final class Llama extends Backbone {
     /**
      * Names as in config.json.
      *
-     * @param numKeyValueHeads K, a divisor of the query heads
+     * @param intermediateSizes F of each block
+     * @param attentionHeads H of each block
+     * @param keyValueHeads K of each block, a divisor of its query heads
      * @param headDim E
      * @param qkvBias whether q, k, v have biases
      * @param outBias whether o has
@@ -45,10 +49,10 @@ public final class Llama extends Backbone {
             Family family,
             int vocabSize,
             int hiddenSize,
-            int intermediateSize,
+            List<Integer> intermediateSizes,
             int numHiddenLayers,
-            int numAttentionHeads,
-            int numKeyValueHeads,
+            List<Integer> attentionHeads,
+            List<Integer> keyValueHeads,
             int headDim,
             int maxPositionEmbeddings,
             Activation hiddenAct,
@@ -69,21 +73,39 @@ public final class Llama extends Backbone {
         public Config {
             ModelConfig.size("vocab_size", vocabSize, Limits.VOCABULARY);
             ModelConfig.size("hidden_size", hiddenSize, Limits.WIDTH);
-            ModelConfig.size("intermediate_size", intermediateSize, Limits.INNER);
             ModelConfig.size("num_hidden_layers", numHiddenLayers, Limits.LAYERS);
-            ModelConfig.size("num_attention_heads", numAttentionHeads, Limits.HEADS);
-            ModelConfig.size("num_key_value_heads", numKeyValueHeads, numAttentionHeads);
             ModelConfig.size("head_dim", headDim, Limits.HEADS);
             ModelConfig.size("max_position_embeddings", maxPositionEmbeddings, Limits.POSITIONS);
             ModelConfig.epsilon("rms_norm_eps", rmsNormEps);
             ModelConfig.share("attention_dropout", attentionDropout);
-            check(
-                    numAttentionHeads % numKeyValueHeads == 0,
-                    "config.json: num_attention_heads is %d and num_key_value_heads %d; the second must divide the first",
-                    numAttentionHeads,
-                    numKeyValueHeads);
+            for (int i = 0; i < numHiddenLayers; i++) {
+                ModelConfig.size("num_key_value_heads", keyValueHeads.get(i), attentionHeads.get(i));
+                check(
+                        attentionHeads.get(i) % keyValueHeads.get(i) == 0,
+                        "config.json: num_attention_heads is %d and num_key_value_heads %d; the second must divide the first",
+                        attentionHeads.get(i),
+                        keyValueHeads.get(i));
+            }
             check(headDim % 2 == 0, "config.json: head_dim is %d; rotary positions need an even one", headDim);
             windows = List.copyOf(windows);
+            intermediateSizes = List.copyOf(intermediateSizes);
+            attentionHeads = List.copyOf(attentionHeads);
+            keyValueHeads = List.copyOf(keyValueHeads);
+        }
+
+        @Override
+        public int intermediateSize() {
+            return Collections.max(intermediateSizes);
+        }
+
+        @Override
+        public int numAttentionHeads() {
+            return Collections.max(attentionHeads);
+        }
+
+        @Override
+        public int numKeyValueHeads() {
+            return Collections.max(keyValueHeads);
         }
 
         @Override
@@ -94,14 +116,8 @@ public final class Llama extends Backbone {
         static Config read(String where, Family family, Fields f) {
             int hidden = ModelConfig.size("hidden_size", f.integer("hidden_size"), Limits.WIDTH);
             int layers = ModelConfig.size("num_hidden_layers", f.integer("num_hidden_layers"), Limits.LAYERS);
-            int heads = ModelConfig.size("num_attention_heads", f.integer("num_attention_heads"), Limits.HEADS);
-            check(
-                    f.has("head_dim") || hidden % heads == 0,
-                    "%s: hidden_size is %d and num_attention_heads %d; the second must divide the first unless head_dim is"
-                            + " given",
-                    where,
-                    hidden,
-                    heads);
+            List<Integer> heads = ModelConfig.sizes(where, f, "num_attention_heads", layers, Limits.HEADS);
+            int headDim = ModelConfig.headDim(where, f, hidden, heads);
             int positions = f.integer("max_position_embeddings", 2048);
             boolean attentionBias = f.bool("attention_bias", false);
             boolean qwen2 = family == Family.QWEN2;
@@ -109,11 +125,13 @@ public final class Llama extends Backbone {
                     family,
                     f.integer("vocab_size"),
                     hidden,
-                    f.integer("intermediate_size"),
+                    ModelConfig.sizes(where, f, "intermediate_size", layers, Limits.INNER),
                     layers,
                     heads,
-                    f.integer("num_key_value_heads", heads),
-                    f.integer("head_dim", family == Family.QWEN3 && !f.has("head_dim") ? 128 : hidden / heads),
+                    f.has("num_key_value_heads")
+                            ? ModelConfig.sizes(where, f, "num_key_value_heads", layers, Limits.HEADS)
+                            : heads,
+                    family == Family.QWEN3 && !f.has("head_dim") ? 128 : headDim,
                     positions,
                     Activation.of(where, f.string("hidden_act", "silu")),
                     f.number("rms_norm_eps", 1e-6),
@@ -181,8 +199,8 @@ public final class Llama extends Backbone {
         SelfAttention(Config c, int layer, DType dtype) {
             this.config = c;
             this.layer = layer;
-            long queries = (long) c.numAttentionHeads() * c.headDim();
-            long keys = (long) c.numKeyValueHeads() * c.headDim();
+            long queries = (long) c.attentionHeads().get(layer) * c.headDim();
+            long keys = (long) c.keyValueHeads().get(layer) * c.headDim();
             q = child("q_proj", new Linear(c.hiddenSize(), queries, c.qkvBias(), dtype));
             k = child("k_proj", new Linear(c.hiddenSize(), keys, c.qkvBias(), dtype));
             v = child("v_proj", new Linear(c.hiddenSize(), keys, c.qkvBias(), dtype));
@@ -219,10 +237,11 @@ public final class Llama extends Backbone {
         private final Linear down; // [D, F]
         private final Activation activation;
 
-        Mlp(Config c, DType dtype) {
-            gate = child("gate_proj", new Linear(c.hiddenSize(), c.intermediateSize(), c.mlpBias(), dtype));
-            up = child("up_proj", new Linear(c.hiddenSize(), c.intermediateSize(), c.mlpBias(), dtype));
-            down = child("down_proj", new Linear(c.intermediateSize(), c.hiddenSize(), c.mlpBias(), dtype));
+        Mlp(Config c, int layer, DType dtype) {
+            int inner = c.intermediateSizes().get(layer);
+            gate = child("gate_proj", new Linear(c.hiddenSize(), inner, c.mlpBias(), dtype));
+            up = child("up_proj", new Linear(c.hiddenSize(), inner, c.mlpBias(), dtype));
+            down = child("down_proj", new Linear(inner, c.hiddenSize(), c.mlpBias(), dtype));
             activation = c.hiddenAct();
         }
 
@@ -239,7 +258,7 @@ public final class Llama extends Backbone {
 
         DecoderLayer(Config c, int layer, DType dtype) {
             attention = child("self_attn", new SelfAttention(c, layer, dtype));
-            mlp = child("mlp", new Mlp(c, dtype));
+            mlp = child("mlp", new Mlp(c, layer, dtype));
             inputNorm = child("input_layernorm", new RMSNorm(c.hiddenSize(), c.rmsNormEps(), dtype));
             postAttentionNorm = child("post_attention_layernorm", new RMSNorm(c.hiddenSize(), c.rmsNormEps(), dtype));
         }
@@ -248,6 +267,32 @@ public final class Llama extends Backbone {
         Tensor compute(Tensor x, Context context) {
             Tensor attended = x.add(attention.forward(inputNorm.forward(x), context));
             return attended.add(mlp.forward(postAttentionNorm.forward(attended)));
+        }
+
+        @Override
+        public List<Inner> inner() {
+            int width = attention.config.headDim();
+            int keys = Math.toIntExact(attention.k.outFeatures() / width);
+            int queries = Math.toIntExact(attention.q.outFeatures() / attention.k.outFeatures()) * width;
+            int channels = Math.toIntExact(mlp.gate.outFeatures());
+            return List.of(
+                    new Inner(
+                            attention.path(),
+                            keys,
+                            queries > width,
+                            List.of(
+                                    Inner.Part.outputs(attention.q, queries),
+                                    Inner.Part.outputs(attention.k, width),
+                                    Inner.Part.outputs(attention.v, width),
+                                    Inner.Part.inputs(attention.o, queries))),
+                    new Inner(
+                            mlp.path(),
+                            channels,
+                            false,
+                            List.of(
+                                    Inner.Part.outputs(mlp.gate, 1),
+                                    Inner.Part.outputs(mlp.up, 1),
+                                    Inner.Part.inputs(mlp.down, 1))));
         }
     }
 
@@ -275,6 +320,30 @@ public final class Llama extends Backbone {
     @Override
     public List<? extends Block> layers() {
         return Collections.unmodifiableList(layers);
+    }
+
+    @Override
+    Map<String, Object> narrowed() {
+        List<Integer> inner = widths(block -> block.mlp.gate, 1);
+        List<Integer> keys = widths(block -> block.attention.k, config.headDim());
+        if (inner.equals(config.intermediateSizes()) && keys.equals(config.keyValueHeads())) {
+            return Map.of();
+        }
+        return Map.of(
+                "intermediate_size",
+                ModelConfig.written(inner),
+                "num_attention_heads",
+                ModelConfig.written(widths(block -> block.attention.q, config.headDim())),
+                "num_key_value_heads",
+                ModelConfig.written(keys),
+                "head_dim",
+                config.headDim());
+    }
+
+    private List<Integer> widths(Function<DecoderLayer, Linear> layer, int unit) {
+        return layers.stream()
+                .map(block -> Math.toIntExact(layer.apply(block).outFeatures() / unit))
+                .toList();
     }
 
     @Override

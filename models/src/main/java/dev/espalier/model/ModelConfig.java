@@ -1,8 +1,11 @@
 package dev.espalier.model;
 
 import static dev.espalier.Check.check;
+import static java.util.Collections.nCopies;
 
 import dev.espalier.io.Fields;
+import java.util.Collections;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 
 /** What all families' configurations tell; names are those of {@code config.json}. */
@@ -17,18 +20,34 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
     /** Width of the hidden states. */
     int hiddenSize();
 
-    /** Inner width of the MLP. */
+    /** Inner width of the MLP; of the widest where blocks differ. */
     int intermediateSize();
+
+    /** The same for each block. */
+    default List<Integer> intermediateSizes() {
+        return nCopies(numHiddenLayers(), intermediateSize());
+    }
 
     /** Number of transformer blocks. */
     int numHiddenLayers();
 
-    /** Number of query heads. */
+    /** Number of query heads; the most where blocks differ. */
     int numAttentionHeads();
 
-    /** Number of key heads, a divisor of the query heads. */
+    /** The same for each block. */
+    default List<Integer> attentionHeads() {
+        return nCopies(numHiddenLayers(), numAttentionHeads());
+    }
+
+    /** Number of key heads, a divisor of the query heads; the most where blocks differ. */
     default int numKeyValueHeads() {
         return numAttentionHeads();
+    }
+
+    /** Whether all blocks are of the same size, as in all but pruned models. */
+    default boolean isUniform() {
+        return intermediateSizes().stream().distinct().count() == 1
+                && attentionHeads().stream().distinct().count() == 1;
     }
 
     /** Width of a head. */
@@ -59,8 +78,8 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
 
     /** Parameters of the token table and of two matrices of each MLP: no model of this configuration has fewer. */
     default long leastParameters() {
-        long block = 2L * hiddenSize() * intermediateSize();
-        return (long) vocabSize() * hiddenSize() + numHiddenLayers() * block;
+        long inner = intermediateSizes().stream().mapToLong(Integer::longValue).sum();
+        return hiddenSize() * (vocabSize() + 2L * inner);
     }
 
     /**
@@ -76,6 +95,42 @@ public sealed interface ModelConfig permits Llama.Config, Gpt2.Config, Bert.Conf
                 value,
                 most);
         return value;
+    }
+
+    /**
+     * Sizes of blocks: a number for all of them, or a list with one for each, as in models that were pruned.
+     *
+     * @return one for each block
+     */
+    static List<Integer> sizes(String where, Fields f, String name, int layers, int most) {
+        List<Integer> given =
+                f.any(name) instanceof List<?> ? f.integers(name, List.of()) : nCopies(layers, f.integer(name));
+        check(
+                given.size() == layers,
+                "%s: %s lists %d blocks and num_hidden_layers is %d; they must agree",
+                where,
+                name,
+                given.size(),
+                layers);
+        given.forEach(size -> size(name, size, most));
+        return given;
+    }
+
+    /** {@code head_dim} of a model whose blocks have different numbers of heads, else width by heads. */
+    static int headDim(String where, Fields f, int hidden, List<Integer> heads) {
+        int most = Collections.max(heads);
+        check(
+                f.has("head_dim") || (heads.stream().distinct().count() == 1 && hidden % most == 0),
+                "%s: hidden_size is %d and num_attention_heads %s; the second must divide the first unless head_dim is given",
+                where,
+                hidden,
+                heads.stream().distinct().count() == 1 ? most : heads);
+        return f.integer("head_dim", hidden / most);
+    }
+
+    /** What config.json says where blocks are of different sizes. */
+    static Object written(List<Integer> sizes) {
+        return sizes.stream().distinct().count() == 1 ? sizes.get(0) : sizes;
     }
 
     /** Refuses a probability outside [0, 1). */

@@ -34,6 +34,9 @@ import java.util.stream.Stream;
 /** Loads models and saves them. */
 public final class Models {
 
+    /** The file that says what a model kept of a larger one it was cut out of. */
+    public static final String CUT = "cut.json";
+
     /** Files that a folder may have beside weights and config.json, and that go with the model. */
     private static final List<String> COMPANIONS = List.of(
             "tokenizer.json",
@@ -45,7 +48,8 @@ public final class Models {
             "vocab.json",
             "vocab.txt",
             "merges.txt",
-            "generation_config.json");
+            "generation_config.json",
+            CUT);
 
     private Models() {}
 
@@ -209,10 +213,21 @@ public final class Models {
      * @param folder does not exist yet, or is empty
      */
     public static void save(Pretrained pretrained, Path folder) {
+        save(pretrained, folder, Map.of());
+    }
+
+    /**
+     * The same with further files, which belong to the model from now on.
+     *
+     * @param beside texts by file name; one that the model came with already is replaced
+     */
+    public static void save(Pretrained pretrained, Path folder, Map<String, String> beside) {
+        Map<String, Content> companions = new LinkedHashMap<>(pretrained.companions());
+        beside.forEach((name, text) -> companions.put(name, Content.of(text)));
         AtomicFile.writeFolder(folder, target -> {
             Json.write(target.resolve("config.json"), configFor(pretrained));
             Safetensors.write(target.resolve("model.safetensors"), distinct(pretrained.model()));
-            for (Map.Entry<String, Content> companion : pretrained.companions().entrySet()) {
+            for (Map.Entry<String, Content> companion : companions.entrySet()) {
                 try (InputStream in = companion.getValue().open()) {
                     Files.copy(in, target.resolve(companion.getKey()));
                 }
@@ -226,6 +241,7 @@ public final class Models {
         json.put("architectures", List.of(model.architecture()));
         String dtype = model.backbone().dtype() == DType.BFLOAT16 ? "bfloat16" : "float32";
         json.put(json.containsKey("dtype") ? "dtype" : "torch_dtype", dtype);
+        json.putAll(model.backbone().narrowed());
         if (model instanceof CausalLm lm) {
             boolean tied =
                     lm.lmHead().weightParameter() == lm.backbone().tokens().weightParameter();

@@ -3,6 +3,9 @@ package dev.espalier.model;
 import dev.espalier.EspalierException;
 import dev.espalier.text.ChatTemplate;
 import dev.espalier.text.Tokenizer;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
@@ -118,6 +121,20 @@ public final class Pretrained implements AutoCloseable {
     /** {@code config.json} as it was read, unknown keys and all. */
     public Map<String, Object> configJson() {
         return configJson;
+    }
+
+    /** The text of a file that came with the model and goes with it, such as {@value Models#CUT}. */
+    public Optional<String> companion(String name) {
+        Content content = companions.get(name);
+        if (content == null) {
+            return Optional.empty();
+        }
+        try (InputStream in = content.open()) {
+            return Optional.of(new String(in.readAllBytes(), StandardCharsets.UTF_8));
+        } catch (IOException e) {
+            throw new EspalierException(
+                    "%s of %s cannot be read: %s".formatted(name, origin.name(), e.getMessage()), e);
+        }
     }
 
     /** Files of tokenizer and the like that belong beside the weights. */

@@ -314,6 +314,15 @@ class LoadingTest {
         assertRefused(configured(c -> c.put("intermediate_size", 2_000_000_000)), "intermediate_size is 2000000000");
         assertRefused(
                 configured(c -> c.put("num_key_value_heads", 3)), "num_key_value_heads 3; the second must divide");
+        assertRefused(
+                configured(c -> c.put("intermediate_size", List.of(24))),
+                "intermediate_size lists 1 blocks and num_hidden_layers is 2; they must agree");
+        assertRefused(
+                configured(c -> {
+                    c.put("num_attention_heads", List.of(4, 2));
+                    c.remove("head_dim");
+                }),
+                "num_attention_heads [4, 2]; the second must divide the first unless head_dim is given");
         assertRefused(configured(c -> c.put("head_dim", 7)), "head_dim is 7; rotary positions need an even one");
         assertRefused(configured(c -> c.put("rms_norm_eps", 0)), "rms_norm_eps is 0.0; it must lie in (0, 1)");
         assertRefused(

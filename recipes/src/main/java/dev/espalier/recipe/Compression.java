@@ -8,6 +8,7 @@ import dev.espalier.compress.Coded;
 import dev.espalier.compress.CompressedFolder;
 import dev.espalier.compress.CompressionReport;
 import dev.espalier.compress.Compressor;
+import dev.espalier.compress.Cut;
 import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.io.Safetensors;
@@ -24,6 +25,7 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
@@ -80,7 +82,7 @@ public record Compression(
             model.disable();
             Map<String, Double> compressed = judged ? run.evaluate() : Map.of();
             Path base = out.resolve("base");
-            Models.save(run.pretrained(), base);
+            Models.save(run.pretrained(), base, cut(run, report));
             if (!report.codes().isEmpty()) {
                 CompressedFolder.writeCodes(report, base);
             }
@@ -102,6 +104,18 @@ public record Compression(
             Json.write(out.resolve("compress.json"), facts);
             return done;
         }
+    }
+
+    /** The file that says what was kept of which model, where adapters of the result are for that one. */
+    private static Map<String, String> cut(Run run, CompressionReport report) {
+        if (report.kept() == null) {
+            return Map.of();
+        }
+        Cut former = Cut.find(run.pretrained());
+        Cut whole = former != null
+                ? former
+                : new Cut(run.baseName(), run.pretrained().origin().sha256(), List.of());
+        return Map.of(Models.CUT, whole.then(report.kept()).text());
     }
 
     /** The checksum of the weights that were written; stops if their codes mean others. */
@@ -151,7 +165,7 @@ public record Compression(
                 report.rows().stream()
                         .map(row -> Map.of(
                                 "path", row.path(),
-                                "shape", java.util.List.of(row.out(), row.in()),
+                                "shape", List.of(row.out(), row.in()),
                                 "bits", row.bits(),
                                 "error_before", row.before(),
                                 "error_after", row.after()))

@@ -11,6 +11,7 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Machine;
 import dev.espalier.tensor.Scope;
 import java.util.HashSet;
+import java.util.List;
 import java.util.Set;
 
 /**
@@ -87,11 +88,10 @@ public record Forecast(
                 : config.family() == Family.GPT2 ? GPT2 : LLAMA;
         long trained = plan.trainableParameters();
         double activations = (double) tokens
-                        * config.numHiddenLayers()
-                        * (kept.ofWidth() * config.hiddenSize() + kept.ofInner() * config.intermediateSize())
+                        * (kept.ofWidth() * config.hiddenSize() * config.numHiddenLayers()
+                                + kept.ofInner() * sum(config.intermediateSizes()))
                 + (double) tokens * adaptedInputs(plan);
-        double scores =
-                (double) rows * config.numAttentionHeads() * width * width * kept.ofScores() * config.numHiddenLayers();
+        double scores = (double) rows * sum(config.attentionHeads()) * width * width * kept.ofScores();
         long present = Machine.residentBytes();
         long gradients = 4 * trained;
         long optimizer = run.optimizerBytes();
@@ -99,6 +99,10 @@ public record Forecast(
         long all = (long) ((activations + scores) * bytes);
         long total = Math.max(Machine.peakResidentBytes(), present + gradients + optimizer + all + logits);
         return new Forecast(present, gradients, optimizer, all, logits, rows, width, total);
+    }
+
+    private static long sum(List<Integer> sizes) {
+        return sizes.stream().mapToLong(Integer::longValue).sum();
     }
 
     /** Floats a token that adapters keep of their layers' inputs; layers side by side share theirs. */

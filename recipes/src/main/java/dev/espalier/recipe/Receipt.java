@@ -71,6 +71,11 @@ public record Receipt(
                 f.map("recipe", Map.of()));
     }
 
+    /** The same on another base. */
+    Receipt on(String other, String sha256) {
+        return new Receipt(other, sha256, task, labels, maxLength, truncate, template, dataSha256, recipe);
+    }
+
     /** As it stands in the file, beside its format. */
     Map<String, @Nullable Object> fields() {
         Map<String, @Nullable Object> taskFields = new LinkedHashMap<>();

@@ -660,7 +660,7 @@ public final class Run implements AutoCloseable {
     }
 
     /** A local path is kept absolute, so that the adapter finds its base from any folder. */
-    private String baseName() {
+    String baseName() {
         Path local = Path.of(recipe.model());
         return Files.exists(local) ? local.toAbsolutePath().normalize().toString() : recipe.model();
     }
