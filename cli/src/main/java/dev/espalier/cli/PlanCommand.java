@@ -63,12 +63,17 @@ final class PlanCommand implements Callable<Integer> {
                     List.of("  Java, libtorch, data, weights", Terminal.bytes(forecast.present())),
                     List.of("  gradients", Terminal.bytes(forecast.gradients())),
                     List.of("  optimizer", Terminal.bytes(forecast.optimizer())),
-                    List.of("  activations", Terminal.bytes(forecast.activations())),
+                    List.of(
+                            forecast.recomputes() ? "  activations, layers computed again" : "  activations",
+                            Terminal.bytes(forecast.activations())),
                     List.of("  logits", Terminal.bytes(forecast.logits())),
                     List.of("  forecast", Terminal.bytes(forecast.total()))));
             long total = Machine.totalBytes();
             if (total > 0 && forecast.total() > total) {
-                terminal.line("this machine has %s: lower train.batch or task.maxLength", Terminal.bytes(total));
+                terminal.line(
+                        "this machine has %s: lower train.batch or task.maxLength%s",
+                        Terminal.bytes(total),
+                        forecast.recomputes() ? "" : ", or set train.gradientCheckpointing to always");
             }
         }
         return Main.OK;
@@ -93,6 +98,7 @@ final class PlanCommand implements Callable<Integer> {
         facts.put("memory_optimizer", forecast.optimizer());
         facts.put("memory_activations", forecast.activations());
         facts.put("memory_logits", forecast.logits());
+        facts.put("gradient_checkpointing", forecast.recomputes());
         facts.put("memory_total", forecast.total());
         return facts;
     }

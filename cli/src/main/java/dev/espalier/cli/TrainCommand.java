@@ -73,6 +73,9 @@ final class TrainCommand implements Callable<Integer> {
                         100.0 * plan.trainableParameters() / plan.networkParameters(),
                         plan.layers().size(),
                         run.pretrained().origin().name()));
+        if (run.recomputes()) {
+            terminal.note("layers keep their inputs only and are computed again in the backward pass, to save memory");
+        }
     }
 
     private void print(Run.Result result, Path out) {

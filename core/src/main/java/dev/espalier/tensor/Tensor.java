@@ -1286,6 +1286,11 @@ public final class Tensor implements AutoCloseable {
         return scoped(name, null, operation, prepend(others));
     }
 
+    /** Another handle on this very tensor: closing either leaves the other, and what hangs on one hangs on both. */
+    Tensor alias() {
+        return new Tensor(new org.bytedeco.pytorch.Tensor(handle), null);
+    }
+
     /** A tensor that libtorch lends for the length of a call. */
     static Tensor lent(TensorBase borrowed) {
         return new Tensor(new org.bytedeco.pytorch.Tensor(borrowed), null);

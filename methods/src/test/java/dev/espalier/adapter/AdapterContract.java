@@ -102,6 +102,30 @@ public abstract class AdapterContract {
     }
 
     @Test
+    void gradientsStayTheSameWhenLayersAreComputedAgain() {
+        Tiny net = new Tiny(DType.FLOAT64);
+        AdaptedModel model = new AdaptedModel(net, net.heads());
+        move(model.attach("default", spec(), new Seed(1), calibration(net)), 0.3);
+        Map<String, Tensor> plain = gradients(model, net.forward(Tiny.ids()));
+        Map<String, Tensor> again = gradients(model, net.forwardComputedAgain(Tiny.ids()));
+        assertThat(again.keySet()).isEqualTo(plain.keySet());
+        plain.forEach((key, g) -> assertThat(gap(again.get(key), g))
+                .as(key)
+                .isLessThan(1e-12 * (1 + g.abs().max().item())));
+    }
+
+    private static Map<String, Tensor> gradients(AdaptedModel model, Tensor scores) {
+        scores.square().sum().backward();
+        Map<String, Tensor> gradients = new LinkedHashMap<>();
+        model.trainableParameters().forEach((key, p) -> {
+            gradients.put(
+                    key, java.util.Objects.requireNonNull(p.tensor().grad()).clone());
+            p.tensor().clearGrad();
+        });
+        return gradients;
+    }
+
+    @Test
     void mergedEqualsUnmerged() {
         Tiny net = new Tiny(DType.FLOAT64);
         AdaptedModel model = new AdaptedModel(net, net.heads());

@@ -18,6 +18,7 @@ import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
@@ -156,6 +157,28 @@ class PromptTest {
                                 .map(TextGenerator.Generated::ids))
                         .isEqualTo(expected);
             }
+        }
+    }
+
+    @ParameterizedTest
+    @MethodSource("specs")
+    void gradientsStayTheSameWhenLayersAreComputedAgain(AdapterSpec<?> spec) {
+        try (Scope scope = Scope.open();
+                Pretrained base = PeftFixtures.base("llama");
+                AdaptedModel model = PeftFixtures.adapted(base)) {
+            model.attach("default", spec, new Seed(1));
+            Map<String, Tensor> plain = new LinkedHashMap<>();
+            base.model().forward(Input.of(5, 9, 4, 7)).square().mean().backward();
+            model.trainableParameters().forEach((key, p) -> {
+                plain.put(key, p.tensor().grad().clone());
+                p.tensor().clearGrad();
+            });
+            base.model().backbone().gradientCheckpointing(true);
+            base.model().forward(Input.of(5, 9, 4, 7)).square().mean().backward();
+            model.trainableParameters()
+                    .forEach((key, p) -> assertThat(gap(p.tensor().grad(), plain.get(key)))
+                            .as(key)
+                            .isLessThan(1e-6));
         }
     }
 

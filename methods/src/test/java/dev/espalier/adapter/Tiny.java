@@ -9,9 +9,11 @@ import dev.espalier.nn.Module;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
+import dev.espalier.tensor.Recompute;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.UnaryOperator;
 
 /** A small network with every kind of layer: ids [n, t] to scores [n, t, 3]. */
 public final class Tiny extends Module {
@@ -69,6 +71,13 @@ public final class Tiny extends Module {
             x = block.forward(x);
         }
         return head.forward(x);
+    }
+
+    /** The same, with blocks that are computed again in the backward pass. */
+    Tensor forwardComputedAgain(Tensor ids) {
+        List<UnaryOperator<Tensor>> stages = new ArrayList<>();
+        layers.forEach(block -> stages.add(block::forward));
+        return head.forward(Recompute.sequential(stages, embed.forward(ids), List.of()));
     }
 
     public List<Layer> heads() {

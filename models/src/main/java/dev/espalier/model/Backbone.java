@@ -6,11 +6,15 @@ import dev.espalier.nn.Embedding;
 import dev.espalier.nn.Module;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Device;
+import dev.espalier.tensor.Grad;
+import dev.espalier.tensor.Recompute;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Supplier;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -77,6 +81,7 @@ public abstract class Backbone extends Module {
     }
 
     private @Nullable Supplier<? extends Prompt> prompt;
+    private boolean gradientCheckpointing;
 
     /** For the families. */
     Backbone() {}
@@ -84,6 +89,14 @@ public abstract class Backbone extends Module {
     /** Puts something before all that the network reads, or with null nothing. It is asked for anew at each forward. */
     public final void prompt(@Nullable Supplier<? extends Prompt> other) {
         prompt = other;
+    }
+
+    /**
+     * Whether forward passes that record gradients keep only what goes into each block, and compute the rest again in the
+     * backward pass: less memory for the time of one more forward pass. See {@link Recompute}.
+     */
+    public final void gradientCheckpointing(boolean on) {
+        gradientCheckpointing = on;
     }
 
     /** Where the prompt stands in a forward. */
@@ -150,6 +163,9 @@ public abstract class Backbone extends Module {
     final Tensor whole(Input in) {
         checkLength(in);
         try (Scope scope = Scope.open()) {
+            if (gradientCheckpointing && Grad.isOn() && in.cache() == null) {
+                return scope.promote(finish(recomputed(in)));
+            }
             Context context = context(in);
             Tensor x = embed(in);
             for (Block layer : layers()) {
@@ -162,6 +178,25 @@ public abstract class Backbone extends Module {
             }
             return scope.promote(finish(x));
         }
+    }
+
+    /** What comes out of the last block. Each block has a context of its own, so that none must be kept or shared by graphs. */
+    private Tensor recomputed(Input in) {
+        List<Tensor> held = new ArrayList<>();
+        Input own = in.map(tensor -> {
+            Tensor handle = tensor.detach().keep();
+            held.add(handle);
+            return handle;
+        });
+        List<UnaryOperator<Tensor>> stages = new ArrayList<>();
+        for (Block layer : layers()) {
+            stages.add(x -> {
+                try (Scope scope = Scope.open()) {
+                    return scope.promote(layer.forward(x, context(own)));
+                }
+            });
+        }
+        return Recompute.sequential(stages, embed(in), held);
     }
 
     private void checkLength(Input in) {

@@ -5,6 +5,7 @@ import static dev.espalier.Check.check;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Tensor;
 import java.util.Arrays;
+import java.util.function.UnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -73,6 +74,17 @@ public record Input(
     /** The same with token types. */
     public Input withTokenTypeIds(Tensor types) {
         return new Input(inputIds, attentionMask, positionIds, segmentIds, types, cache);
+    }
+
+    /** The same with other handles for its tensors. */
+    Input map(UnaryOperator<Tensor> change) {
+        return new Input(
+                change.apply(inputIds),
+                attentionMask == null ? null : change.apply(attentionMask),
+                positionIds == null ? null : change.apply(positionIds),
+                segmentIds == null ? null : change.apply(segmentIds),
+                tokenTypeIds == null ? null : change.apply(tokenTypeIds),
+                cache);
     }
 
     /** Sequences. */

@@ -2,6 +2,7 @@ package dev.espalier.recipe;
 
 import dev.espalier.adapter.Plan;
 import dev.espalier.data.Batch;
+import dev.espalier.data.Collator;
 import dev.espalier.model.CausalLm;
 import dev.espalier.model.Family;
 import dev.espalier.model.Model;
@@ -26,6 +27,7 @@ import java.util.Set;
  * activations  tokens · layers · (d D + f F) · bytes     kept for the backward pass
  *              + tokens · inputs of adapted layers · bytes
  *              + B · heads · T² · bytes · a · layers      attention weights, where attention drops out
+ *              computed again: tokens · layers · D · bytes, and the above of one layer
  * logits       3 · chunk · V · 4                          of a language model's loss
  * D width    F inner width    T tokens a row    B rows    V vocabulary
  * }</pre>
@@ -37,6 +39,7 @@ import java.util.Set;
  * @param logits bytes
  * @param rows of the largest batch
  * @param width tokens of its rows
+ * @param recomputes whether layers are computed again in the backward pass
  * @param total bytes at the peak
  */
 public record Forecast(
@@ -47,6 +50,7 @@ public record Forecast(
         long logits,
         long rows,
         long width,
+        boolean recomputes,
         long total) {
 
     /**
@@ -66,20 +70,37 @@ public record Forecast(
     /** Rows of logits alive at once, as in the language-model loss. */
     private static final long CHUNK = 128;
 
+    /** Of a run as it will train. */
     static Forecast of(Run run) {
+        Model model = run.pretrained().model();
+        try (Grad off = Grad.off();
+                Scope scope = Scope.open()) {
+            model.train(false);
+            model.backbone().forward(Inputs.of(run.collator().batch(new Collator.Cursor(0, 0)), model));
+        }
+        return of(run, run.recomputes(), Machine.residentBytes());
+    }
+
+    /** Whether what training adds, all of it kept, would fit what memory is left now. */
+    static boolean fits(Run run) {
+        long available = Machine.availableBytes();
+        if (available < 0) {
+            return true;
+        }
+        Forecast all = of(run, false, 0);
+        return all.gradients() + all.optimizer() + all.activations() + all.logits() < available;
+    }
+
+    private static Forecast of(Run run, boolean again, long present) {
         Model model = run.pretrained().model();
         ModelConfig config = model.config();
         Plan plan = run.plan();
         long rows;
         long width;
-        try (Grad off = Grad.off();
-                Scope scope = Scope.open()) {
+        try (Scope scope = Scope.open()) {
             Batch largest = run.collator().largest();
             rows = largest.inputIds().size(0);
             width = largest.inputIds().size(1);
-            model.train(false);
-            model.backbone()
-                    .forward(Inputs.of(run.collator().batch(new dev.espalier.data.Collator.Cursor(0, 0)), model));
         }
         long bytes = model.backbone().dtype().bytes();
         long tokens = rows * width;
@@ -87,18 +108,20 @@ public record Forecast(
                 ? BERT
                 : config.family() == Family.GPT2 ? GPT2 : LLAMA;
         long trained = plan.trainableParameters();
+        double layers = config.numHiddenLayers();
         double activations = (double) tokens
-                        * (kept.ofWidth() * config.hiddenSize() * config.numHiddenLayers()
+                        * (kept.ofWidth() * config.hiddenSize() * layers
                                 + kept.ofInner() * sum(config.intermediateSizes()))
                 + (double) tokens * adaptedInputs(plan);
         double scores = (double) rows * sum(config.attentionHeads()) * width * width * kept.ofScores();
-        long present = Machine.residentBytes();
+        double all =
+                again ? tokens * layers * config.hiddenSize() + (activations + scores) / layers : activations + scores;
         long gradients = 4 * trained;
         long optimizer = run.optimizerBytes();
         long logits = model instanceof CausalLm ? 3 * Math.min(CHUNK, tokens) * config.vocabSize() * 4 : 0;
-        long all = (long) ((activations + scores) * bytes);
-        long total = Math.max(Machine.peakResidentBytes(), present + gradients + optimizer + all + logits);
-        return new Forecast(present, gradients, optimizer, all, logits, rows, width, total);
+        long activationBytes = (long) (all * bytes);
+        long total = Math.max(Machine.peakResidentBytes(), present + gradients + optimizer + activationBytes + logits);
+        return new Forecast(present, gradients, optimizer, activationBytes, logits, rows, width, again, total);
     }
 
     private static long sum(List<Integer> sizes) {

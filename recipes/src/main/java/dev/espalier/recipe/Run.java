@@ -106,6 +106,7 @@ public final class Run implements AutoCloseable {
     private final Task task;
     private volatile @Nullable Trainer trainer;
     private volatile boolean stop;
+    private @Nullable Plan plan; // some methods take long to make one
 
     private Run(Recipe recipe, Splits splits, @Nullable Labels labels, Pretrained pretrained) {
         this.recipe = recipe;
@@ -400,11 +401,15 @@ public final class Run implements AutoCloseable {
 
     /** What is trained, layer by layer. */
     public Plan plan() {
-        Path from = recipe.adapter().from();
-        if (from != null) {
-            return adapted.plan(adapted.adapter("default").spec());
+        Plan known = plan;
+        if (known == null) {
+            known = adapted.plan(
+                    recipe.adapter().from() == null
+                            ? spec()
+                            : adapted.adapter("default").spec());
+            plan = known;
         }
-        return adapted.plan(spec());
+        return known;
     }
 
     /** What another recipe's adapter would train here: on this model, with this task's head. */
@@ -417,6 +422,15 @@ public final class Run implements AutoCloseable {
         return (double) recipe.train().config().accumulation()
                 * train.tokens()
                 / collator().batches(0);
+    }
+
+    /** Whether training computes layers again in the backward pass: as the recipe says, or by the memory that is left now. */
+    public boolean recomputes() {
+        return switch (recipe.train().recompute()) {
+            case ALWAYS -> true;
+            case NEVER -> false;
+            case AUTO -> !Forecast.fits(this);
+        };
     }
 
     /** Forecast of the memory that training needs. */
@@ -531,6 +545,7 @@ public final class Run implements AutoCloseable {
         checkFree(out, resume);
         Setting setting = setting();
         TrainConfig config = config(setting);
+        pretrained.model().backbone().gradientCheckpointing(recomputes());
         Task learnt = made.apply(setting);
         Trainer.Builder builder = Trainer.builder(learnt, collator())
                 .config(config)

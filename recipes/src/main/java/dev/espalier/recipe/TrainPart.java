@@ -26,6 +26,7 @@ import org.jspecify.annotations.Nullable;
  *
  * @param config length, rates, seed and the like
  * @param precision element type of the base's weights and activations
+ * @param recompute when layers are computed again in the backward pass [gradientCheckpointing]
  * @param device {@code cpu}, {@code cuda}, {@code cuda:N} or {@code auto}
  * @param groups a method that gives parameters rates of their own, such as {@code {type: lora+}}; null for one rate
  * @param optimizer makes the optimiser; the one in {@code config} is not used
@@ -35,11 +36,20 @@ import org.jspecify.annotations.Nullable;
 public record TrainPart(
         TrainConfig config,
         Precision precision,
+        Recomputing recompute,
         String device,
         @Nullable Groups groups,
         Part.Chosen<?, Optimizer.Config> optimizer,
         Part.@Nullable Chosen<?, Callback> sampler,
         List<Part.Chosen<?, LossTerm>> losses) {
+
+    /** When layers keep only their input, and are computed again in the backward pass: less memory, more time. */
+    public enum Recomputing {
+        /** Where memory would not do otherwise, by the forecast. */
+        AUTO,
+        ALWAYS,
+        NEVER
+    }
 
     /** Copies. */
     public TrainPart {
@@ -107,6 +117,7 @@ public record TrainPart(
         return new TrainPart(
                 config,
                 f.choice("precision", Precision.AUTO),
+                f.choice("gradientCheckpointing", Recomputing.AUTO),
                 f.string("device", "cpu"),
                 groups(f.fields("groups")),
                 optimizer(f),
