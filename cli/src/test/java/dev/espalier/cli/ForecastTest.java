@@ -11,8 +11,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import org.assertj.core.data.Percentage;
-import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** What {@code plan} says is what {@code train} then takes. Each runs in a process of its own: a peak never goes down. */
 class ForecastTest {
@@ -20,8 +21,9 @@ class ForecastTest {
     @TempDir
     private Path folder;
 
-    @Test
-    void forecastOfMiniLmIsWithin15PercentOfTheMeasuredPeak() throws Exception {
+    @ParameterizedTest
+    @ValueSource(strings = {"never", "always"})
+    void forecastOfMiniLmIsWithin15PercentOfTheMeasuredPeak(String gradientCheckpointing) throws Exception {
         StringBuilder rows = new StringBuilder("text,label\n");
         for (int i = 0; i < 32; i++) {
             rows.append("order ".repeat(126).strip())
@@ -35,7 +37,7 @@ class ForecastTest {
                 "--set",
                 "task={type: classification, data: " + data + ", heldOut: 0}",
                 "--set",
-                "train={steps: 2, batch: 16}",
+                "train={steps: 2, batch: 16, gradientCheckpointing: " + gradientCheckpointing + "}",
                 "--json");
         long forecast = (long) run("plan", settings).get("memory_total");
         List<String> training = new ArrayList<>(settings);
