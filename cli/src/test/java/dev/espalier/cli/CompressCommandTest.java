@@ -212,6 +212,32 @@ class CompressCommandTest {
         assertThat(folder.resolve("n")).doesNotExist();
     }
 
+    @Test
+    void pairsInPlaceOfWeightsTrainAndMerge() throws IOException {
+        Path model = Cli.bert(folder.resolve("model"));
+        Path data = Cli.data(folder.resolve("data.csv"));
+        Path out = folder.resolve("pairs");
+        Cli.Result result = compress("welore", model, data, out, "compress.k=0.5");
+        assertThat(result.code()).as(result.err()).isZero();
+        assertThat(result.out()).contains("weights are pairs of ranks", "without the adapter it is of no use");
+        Path trained = folder.resolve("trained");
+        Cli.Result more = trainOn(out.resolve("base"), out.resolve("adapter"), data, "classification", trained);
+        assertThat(more.code()).as(more.err()).isZero();
+        assertThat(Cli.run("predict", "--adapter", trained.toString(), "where is my order")
+                        .code())
+                .isZero();
+        Cli.Result merged = Cli.run(
+                "merge",
+                "--adapter",
+                trained.toString(),
+                "--out",
+                folder.resolve("m").toString());
+        assertThat(merged.code()).as(merged.err()).isZero();
+        assertThat(compress("welore", model, data, folder.resolve("n"), "compress.k=1.5")
+                        .complaint())
+                .contains("k must lie in [0, 1]");
+    }
+
     private static Cli.Result train(String recipe, Path model, Path data, Path out) {
         return Cli.run(
                 "train",

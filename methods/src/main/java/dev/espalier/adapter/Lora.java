@@ -79,7 +79,7 @@ public final class Lora implements OnFactors {
         }
 
         /** Settings that give layers the ranks and scales of given factors. */
-        static Config of(Map<String, LoraFactors> factors) {
+        public static Config of(Map<String, LoraFactors> factors) {
             Function<LoraFactors, Double> alphaOf = f -> f.scale() * f.rank();
             int rank = Math.toIntExact(mostCommon(factors, LoraFactors::rank));
             double alpha = mostCommon(factors, alphaOf);

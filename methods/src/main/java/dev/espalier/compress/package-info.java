@@ -6,6 +6,9 @@
  * minutes, and a plain LoRA. {@link dev.espalier.compress.LqLora} chooses codes and LoRA together, and the codes' widths under a
  * budget of bits. With either, training the adapter afterwards starts from less damage.
  *
+ * <p>{@link dev.espalier.compress.Welore} makes pairs of factors of those weights that lose most of their rank at one common
+ * threshold, and lets these alone train.
+ *
  * <p>{@link dev.espalier.compress.Loram} leaves channels and heads out, so that an adapter trains on a smaller model; {@link
  * dev.espalier.compress.Cut} says what was kept, and puts the adapter back on the whole one.
  *
