@@ -7,6 +7,7 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -97,17 +98,16 @@ public final class SpectrumRanks {
     public static Map<String, Integer> grouped(Map<String, double[]> energies, List<Integer> candidates) {
         int m = candidates.size();
         Map<String, Integer> ranks = new LinkedHashMap<>();
-        for (List<String> kind : kinds(energies)) {
-            List<String> order = new ArrayList<>(kind);
-            order.sort(Comparator.comparingDouble(path -> {
-                double[] e = energies.getOrDefault(path, new double[0]);
+        for (List<Map.Entry<String, double[]>> kind : kinds(energies)) {
+            kind.sort(Comparator.comparingDouble(layer -> {
+                double[] e = layer.getValue();
                 return e[candidates.get(0) - 1] - e[candidates.get(m - 1) - 1]; // minus the gain
             }));
             int next = 0;
             for (int group = m - 1; group >= 0; group--) {
-                int size = order.size() / m + (group == m / 2 ? order.size() % m : 0);
+                int size = kind.size() / m + (group == m / 2 ? kind.size() % m : 0);
                 for (int i = 0; i < size; i++) {
-                    ranks.put(order.get(next++), candidates.get(group));
+                    ranks.put(kind.get(next++).getKey(), candidates.get(group));
                 }
             }
         }
@@ -123,25 +123,36 @@ public final class SpectrumRanks {
      */
     public static Map<String, Integer> threshold(Map<String, double[]> energies, int mean) {
         Map<String, Integer> ranks = new LinkedHashMap<>();
-        for (List<String> kind : kinds(energies)) {
-            kind.forEach(path -> ranks.put(path, 1));
-            for (long left = (long) (mean - 1) * kind.size(); left > 0; left--) {
-                String poorest = kind.stream()
-                        .filter(path -> ranks.get(path) < energies.get(path).length)
-                        .min(Comparator.comparingDouble(path -> energies.get(path)[ranks.get(path) - 1]))
-                        .orElseThrow();
-                ranks.merge(poorest, 1, Integer::sum);
+        for (List<Map.Entry<String, double[]>> kind : kinds(energies)) {
+            int[] own = new int[kind.size()];
+            Arrays.fill(own, 1);
+            for (long left = (long) (mean - 1) * own.length; left > 0; left--) {
+                int poorest = 0;
+                for (int i = 1; i < own.length; i++) {
+                    poorest = held(kind.get(i), own[i]) < held(kind.get(poorest), own[poorest]) ? i : poorest;
+                }
+                own[poorest]++;
+            }
+            for (int i = 0; i < own.length; i++) {
+                ranks.put(kind.get(i).getKey(), own[i]);
             }
         }
         return ranks;
     }
 
-    /** Paths, those that differ in numbers alone together. */
-    private static Iterable<List<String>> kinds(Map<String, double[]> energies) {
-        Map<String, List<String>> kinds = new LinkedHashMap<>();
-        energies.keySet()
-                .forEach(path -> kinds.computeIfAbsent(path.replaceAll("\\d+", "#"), key -> new ArrayList<>())
-                        .add(path));
+    /** The share that a rank holds; more than all where no higher one is left. */
+    private static double held(Map.Entry<String, double[]> layer, int rank) {
+        double[] e = layer.getValue();
+        return rank < e.length ? e[rank - 1] : 2;
+    }
+
+    /** Layers whose paths differ in numbers alone together. */
+    private static Iterable<List<Map.Entry<String, double[]>>> kinds(Map<String, double[]> energies) {
+        Map<String, List<Map.Entry<String, double[]>>> kinds = new LinkedHashMap<>();
+        energies.entrySet()
+                .forEach(
+                        layer -> kinds.computeIfAbsent(layer.getKey().replaceAll("\\d+", "#"), key -> new ArrayList<>())
+                                .add(layer));
         return kinds.values();
     }
 }
