@@ -844,6 +844,8 @@
       ['Interval', `Holds ${level} of the means of a bootstrap that draws seeds and test examples anew, of the differences to `
           + `${reference} on the same seed and the same example.`],
       ['Inside the noise', 'The interval holds 0: with these seeds and test examples the two cannot be told apart. It does not say that they are equal.'],
+      ['Not told apart', `Of two methods at the top of the page: one’s mean difference to ${reference} lies inside the other’s interval. `
+          + `A rough rule, since only differences to ${reference} were drawn anew.`],
       ['Peak memory', 'The most that the process which trained held resident, over all seeds; what it adds to the loaded model is that less a forecast of Java, libtorch, data and the base’s weights.'],
       ['Processor time', 'Of training, all threads of the process together, mean over seeds; runs beside each other hardly change it.'],
       ['Merge error', 'Largest difference of a logit between the adapter beside its base and merged into it.'],

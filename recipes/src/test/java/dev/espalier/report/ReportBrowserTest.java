@@ -116,6 +116,23 @@ class ReportBrowserTest {
     }
 
     @Test
+    void aButtonCopiesTheCommandWithOrWithoutAClipboard() throws Exception {
+        open(Studies.sample(), 1280);
+        String command = text("#choice .command code");
+        browser.evaluate("""
+                Object.defineProperty(navigator, 'clipboard', {configurable: true,
+                    value: {writeText: async text => { window.copied = 'clipboard: ' + text; }}})""");
+        browser.click("#choice .command button");
+        assertThat(browser.evaluate("window.copied")).isEqualTo("clipboard: " + command);
+        assertThat(text("#choice .command button")).isEqualTo("Copied");
+        browser.evaluate("""
+                Object.defineProperty(navigator, 'clipboard', {value: {writeText: () => Promise.reject()}});
+                document.addEventListener('copy', () => { window.copied = 'by hand: ' + document.activeElement.value; })""");
+        browser.click("#choice .command button");
+        assertThat(browser.evaluate("window.copied")).isEqualTo("by hand: " + command);
+    }
+
+    @Test
     void darkAndLightChangeAtAButton() throws Exception {
         browser.prefer("light");
         open(Studies.sample(), 1280);
