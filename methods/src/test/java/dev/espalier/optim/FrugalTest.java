@@ -9,7 +9,6 @@ import dev.espalier.adapter.Catalog;
 import dev.espalier.adapter.Full;
 import dev.espalier.io.Fields;
 import dev.espalier.optim.Frugal.Active;
-import dev.espalier.optim.Frugal.Bound;
 import dev.espalier.optim.Frugal.Config;
 import dev.espalier.optim.Frugal.Order;
 import dev.espalier.optim.Frugal.Rule;
@@ -119,11 +118,11 @@ class FrugalTest {
                 c.adam());
     }
 
-    private static Bound bound(Config config, String... matrices) {
-        return Frugal.bound(config, List.of(matrices), SEED);
+    private static FrugalMatrices bound(Config config, String... matrices) {
+        return FrugalMatrices.of(config, List.of(matrices), SEED);
     }
 
-    private static Bound bound(Config config) {
+    private static FrugalMatrices bound(Config config) {
         return bound(config, "tall", "wide");
     }
 
@@ -190,7 +189,7 @@ class FrugalTest {
         for (Subspace subspace : Subspace.values()) {
             Steps steps = matrices(DType.FLOAT64);
             Steps start = steps.copy();
-            Bound bound = bound(with(config(subspace, 0, 3), Rule.SIGN, 0.5, 0.1, true));
+            FrugalMatrices bound = bound(with(config(subspace, 0, 3), Rule.SIGN, 0.5, 0.1, true));
             try (Optimizer optimizer = bound.create(steps.groups(0.2))) {
                 steps.noiseGradients(generator);
                 optimizer.step(0.05);
@@ -289,7 +288,7 @@ class FrugalTest {
     void withoutTheRestItIsGaLore() {
         Steps steps = matrices(DType.FLOAT32);
         Steps other = steps.copy();
-        Bound frugal = bound(with(config(Subspace.SVD, 0.4, 3), Rule.NONE, 0.25, 1, false));
+        FrugalMatrices frugal = bound(with(config(Subspace.SVD, 0.4, 3), Rule.NONE, 0.25, 1, false));
         try (Optimizer one = frugal.create(steps.groups(0));
                 Optimizer galore = new PerParameter(
                         other.groups(0),
@@ -308,7 +307,7 @@ class FrugalTest {
                     .noise("one", DType.FLOAT32, generator, 16, 20)
                     .noise("two", DType.FLOAT32, generator, 16, 20)
                     .noise("bias", DType.FLOAT32, generator, 16);
-            Bound bound = bound(config, "one", "two");
+            FrugalMatrices bound = bound(config, "one", "two");
             try (Optimizer optimizer = bound.create(steps.groups(0))) {
                 steps.noiseGradients(generator);
                 optimizer.step(0.05);
@@ -366,7 +365,7 @@ class FrugalTest {
             for (Subspace subspace : List.of(Subspace.SVD, Subspace.RANDOM, Subspace.RANDPERM)) {
                 Steps steps = matrices(DType.FLOAT64);
                 Steps start = steps.copy();
-                Bound bound = bound(with(config(subspace, 0.4, 100), rule, 1, 1, true));
+                FrugalMatrices bound = bound(with(config(subspace, 0.4, 100), rule, 1, 1, true));
                 try (Optimizer optimizer = bound.create(steps.groups(0))) {
                     for (int i = 0; i < 4; i++) {
                         steps.noiseGradients(generator);
@@ -446,7 +445,7 @@ class FrugalTest {
                 Order.ASCENDING, List.of(List.of("a", "b"), List.of("c", "d"), List.of("a", "b")),
                 Order.MIRROR, List.of(List.of("a", "d"), List.of("b", "c"), List.of("a", "d")));
         expected.forEach((order, periods) -> {
-            Bound bound = bound(with(half, order, Side.STD), four);
+            FrugalMatrices bound = bound(with(half, order, Side.STD), four);
             for (int period = 0; period < 3; period++) {
                 int now = period;
                 assertThat(Arrays.stream(four).filter(name -> bound.isWhole(name, now)))
@@ -454,7 +453,7 @@ class FrugalTest {
                         .isEqualTo(periods.get(period));
             }
         });
-        Bound random = bound(half, four);
+        FrugalMatrices random = bound(half, four);
         assertThat(IntStream.range(0, 20)
                         .mapToObj(period -> Arrays.stream(four)
                                 .filter(name -> random.isWhole(name, period))
@@ -463,7 +462,8 @@ class FrugalTest {
                 .hasSizeGreaterThan(2)
                 .allSatisfy(whole -> assertThat(whole).hasSize(2));
         assertThat(bound(half, "a", "b", "c", "d", "e").whole()).isEqualTo(2); // 2.5, to the even one
-        Bound odd = bound(with(config(Subspace.BLOCK, 0.4, 1), Order.MIRROR, Side.STD), "a", "b", "c", "d", "e");
+        FrugalMatrices odd =
+                bound(with(config(Subspace.BLOCK, 0.4, 1), Order.MIRROR, Side.STD), "a", "b", "c", "d", "e");
         assertThat(IntStream.range(0, 9).anyMatch(period -> odd.isWhole("c", period)))
                 .isFalse(); // the middle never has its turn
     }
@@ -497,7 +497,7 @@ class FrugalTest {
     void layersWithoutStateStayWithoutIt() {
         Config some =
                 new Frugal().read(Fields.of("optimizer", Map.of("stateful_modules", List.of("query"), "density", 0.5)));
-        Bound bound = Frugal.bound(some, List.of("layers.0.query.weight", "layers.0.key.weight"), SEED);
+        FrugalMatrices bound = FrugalMatrices.of(some, List.of("layers.0.query.weight", "layers.0.key.weight"), SEED);
         Steps steps = new Steps()
                 .noise("layers.0.query.weight", DType.FLOAT32, generator, 4, 6)
                 .noise("layers.0.key.weight", DType.FLOAT32, generator, 4, 6);
@@ -508,7 +508,7 @@ class FrugalTest {
                     .containsKey("exp_avg.layers.0.query.weight")
                     .doesNotContainKey("exp_avg.layers.0.key.weight");
         }
-        assertThatThrownBy(() -> Frugal.bound(some, List.of("layers.0.key.weight"), SEED))
+        assertThatThrownBy(() -> FrugalMatrices.of(some, List.of("layers.0.key.weight"), SEED))
                 .hasMessage(
                         "stateful_modules: query is the last name of none of the 1 trained matrices; the first is layers.0.key.weight");
     }
