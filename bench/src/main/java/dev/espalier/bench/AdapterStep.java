@@ -11,7 +11,6 @@ import dev.espalier.data.Encoding;
 import dev.espalier.io.Fields;
 import dev.espalier.io.Json;
 import dev.espalier.model.LoadOptions;
-import dev.espalier.model.Model;
 import dev.espalier.model.Models;
 import dev.espalier.model.Precision;
 import dev.espalier.model.Pretrained;
@@ -35,7 +34,6 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Random;
 import java.util.stream.IntStream;
 
 /**
@@ -70,17 +68,21 @@ public final class AdapterStep {
     /** Prints one JSON line: each step's seconds, tokens per second, peak resident memory. */
     public static void main(String[] args) {
         Fields work = Fields.of("the work", Json.parse("the work", args[0]));
-        check(!work.bool("checkpointing", false), "activations cannot be recomputed yet; leave checkpointing out");
         boolean classifies = work.string("model").equals("minilm");
         try (Pretrained pretrained = load(work, classifies);
                 AdaptedModel adapted = AdaptedModel.of(pretrained.model())) {
+            pretrained.model().backbone().gradientCheckpointing(work.bool("checkpointing", false));
             attach(adapted, pretrained, work);
             Task task = classifies
                     ? new ClassificationTask(pretrained.classifier(), ClassificationTask.Options.DEFAULT)
                     : new CausalLmTask(pretrained.causalLm(), 0);
             Collator.Options options =
                     new Collator.Options(work.integer("rows"), 0, Collator.Side.RIGHT, true, work.integer("packed", 0));
-            List<Encoding> sequences = sequences(work, pretrained.model(), classifies);
+            List<Encoding> sequences = Sequences.random(
+                    lengths(work),
+                    pretrained.model().config().vocabSize(),
+                    work.number("supervised"),
+                    classifies ? CLASSES : 0);
             Child.answer(
                     time(task, adapted.trainableParameters(), new Collator(sequences, options, new Seed(0)), work));
         }
@@ -127,27 +129,11 @@ public final class AdapterStep {
         return AdapterSpec.read(Fields.of("the benchmark", settings));
     }
 
-    @SuppressWarnings("NullAway") // type ids may be absent, which NullAway does not see of an array in a class file
-    private static List<Encoding> sequences(Fields work, Model model, boolean classifies) {
-        Random random = new Random(0);
-        List<Encoding> all = new ArrayList<>();
-        for (int length : lengths(work)) {
-            int[] ids = random.ints(length, 0, model.config().vocabSize()).toArray();
-            boolean[] supervised = new boolean[length];
-            if (!classifies) {
-                int silent = length - Math.toIntExact(Math.round(work.number("supervised") * length));
-                Arrays.fill(supervised, silent, length, true);
-            }
-            all.add(new Encoding(ids, null, supervised, classifies ? random.nextInt(CLASSES) : null, "random"));
-        }
-        return all;
-    }
-
     private static List<Integer> lengths(Fields work) {
         String file = work.string("lengths");
         return file.isEmpty()
                 ? Collections.nCopies(work.integer("rows") * work.integer("steps"), work.integer("length"))
-                : Fields.of(file, Json.read(Path.of(file))).integers("lengths", List.of());
+                : Sequences.lengths(Path.of(file));
     }
 
     private static Map<String, Object> time(Task task, Map<String, Parameter> trained, Collator data, Fields work) {

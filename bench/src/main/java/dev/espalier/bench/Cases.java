@@ -55,12 +55,11 @@ final class Cases {
                 peft("lora-bf16", "LoRA, r 8, base in bfloat16", Map.of("precision", "bfloat16"), 1.7, 0.6)
                         .unless(!Machine.hasBfloat16(), "this processor has no bfloat16 arithmetic"),
                 peft(
-                                "lora-checkpointing",
-                                "LoRA, r 8, activations recomputed",
-                                Map.of("checkpointing", true),
-                                1.1,
-                                0.35)
-                        .unless(true, "Espalier does not recompute activations yet"),
+                        "lora-checkpointing",
+                        "LoRA, r 8, activations recomputed",
+                        Map.of("checkpointing", true),
+                        1.1,
+                        0.35),
                 lengths(),
                 peft("lora-chat", "LoRA, r 8, loss on 40 % of the tokens", Map.of("supervised", 0.4), 1.5, ANY),
                 peft("dora", "DoRA, r 8", Map.of("method", "dora"), 1.4, 0.4),

@@ -1,9 +1,5 @@
 package dev.espalier.bench;
 
-import dev.espalier.data.DataOptions;
-import dev.espalier.data.Dataset;
-import dev.espalier.data.Example;
-import dev.espalier.data.Shape;
 import dev.espalier.io.AtomicFile;
 import dev.espalier.io.Json;
 import dev.espalier.model.Models;
@@ -40,11 +36,10 @@ public final class Lengths {
                 .limit(SEQUENCES)
                 .toList();
         write("lognormal.json", "log-normal, median 60, sigma 0.75, clipped to 8..256", drawn);
-        Path sentences = Path.of("recipes/src/main/resources/quickstart/train.csv");
         try (Pretrained minilm = Models.load("minilm", Purpose.embedding())) {
-            List<Integer> real = Dataset.read(sentences, DataOptions.of(Shape.LABELLED)).examples().stream()
+            List<Integer> real = Sequences.sentences().stream()
                     .limit(SENTENCES)
-                    .map(example -> minilm.tokenizer().encode(((Example.Labelled) example).text(), true).length)
+                    .map(sentence -> minilm.tokenizer().encode(sentence, true).length)
                     .toList();
             write(
                     "quickstart.json",

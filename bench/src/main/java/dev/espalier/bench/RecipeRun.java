@@ -5,13 +5,10 @@ import dev.espalier.io.Json;
 import dev.espalier.recipe.Recipe;
 import dev.espalier.recipe.Run;
 import java.io.IOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.Stream;
 
 /**
  * Trains all weights of SmolLM2-135M for a few steps on the sample chats by a recipe that comes with Espalier, and tells what
@@ -26,7 +23,7 @@ public final class RecipeRun {
     /** Prints one JSON line: what the optimiser remembers, peak resident memory, tokens per second. */
     public static void main(String[] args) throws IOException {
         Fields work = Fields.of("the work", Json.parse("the work", args[0]));
-        Path folder = Files.createTempDirectory("recipe");
+        Path folder = Folders.temporary("recipe");
         Path out = folder.resolve("out");
         try {
             Recipe recipe = Recipe.read(
@@ -52,17 +49,7 @@ public final class RecipeRun {
             answer.put(Case.Measure.MEMORY, record.longInteger("peak_resident_bytes") >> 20);
             Child.answer(answer);
         } finally {
-            delete(folder);
-        }
-    }
-
-    private static void delete(Path folder) throws IOException {
-        List<Path> below;
-        try (Stream<Path> walk = Files.walk(folder)) {
-            below = walk.sorted(Comparator.reverseOrder()).toList();
-        }
-        for (Path path : below) {
-            Files.delete(path);
+            Folders.delete(folder);
         }
     }
 }
