@@ -213,6 +213,26 @@ class CompressCommandTest {
     }
 
     @Test
+    void aMaskedAdapterServesTheWholeModelAsItIs() throws IOException {
+        Path model = Cli.llama(folder.resolve("model"));
+        Path data = texts();
+        Path masked = folder.resolve("masked");
+        Cli.Result pruned = compress("loram", model, data, masked, "compress.pruning=semi");
+        assertThat(pruned.code()).as(pruned.err()).isZero();
+        for (String kind : new String[] {"masked-lora", "lora"}) {
+            Path adapter = folder.resolve(kind);
+            Cli.Result trained = train(kind, masked.resolve("base"), data, adapter);
+            assertThat(trained.code()).as(trained.err()).isZero();
+            Path whole = folder.resolve(kind + "-whole");
+            Cli.Result recovered =
+                    Cli.run("export", "--adapter", adapter.toString(), "--to", "whole", "--out", whole.toString());
+            assertThat(recovered.code()).as(recovered.err()).isZero();
+            Cli.Result judged = Cli.run("evaluate", "--adapter", whole.toString(), "--data", data.toString());
+            assertThat(judged.code()).as(judged.err()).isZero();
+        }
+    }
+
+    @Test
     void pairsInPlaceOfWeightsTrainAndMerge() throws IOException {
         Path model = Cli.bert(folder.resolve("model"));
         Path data = Cli.data(folder.resolve("data.csv"));

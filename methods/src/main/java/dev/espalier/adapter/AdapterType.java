@@ -120,6 +120,14 @@ public interface AdapterType<C> extends Configured<C> {
         return Parts.NONE;
     }
 
+    /**
+     * Whether what it changes of a layer stands in its own tensors alone, so that the files say the same on any base of these
+     * shapes. A method that is exactly a LoRA need not say so.
+     */
+    default boolean changesAnyBaseAlike() {
+        return false;
+    }
+
     /** What goes into the files: by default the settings and every parameter as they are. */
     default Saved<C> saved(C config, Made made) {
         return new Saved<>(config, made.tensors());

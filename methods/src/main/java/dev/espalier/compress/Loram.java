@@ -116,8 +116,8 @@ public final class Loram implements Compressor<Loram.Config>, Coded {
     @Override
     public String reading() {
         return "Which n of m semi-structured pruning leaves out is not confirmed: 4 of 8 (pattern). Masked models keep the"
-                + " values of W, without SparseGPT's update of what stays. The paper masks the product of their adapters too;"
-                + " here it is the plain product";
+                + " values of W, without SparseGPT's update of what stays. The paper masks the product of their adapters too, which is not"
+                + " confirmed: train masked-lora does, train lora takes the plain product.";
     }
 
     @Override

@@ -34,6 +34,9 @@ final class Gradients {
         }
         adapter.forward(x, new Base.Ground(layer())).square().sum().backward();
         for (Map.Entry<String, Parameter> e : adapter.parameters().entrySet()) {
+            if (!e.getValue().isTrainable()) {
+                continue;
+            }
             Tensor value = e.getValue().tensor();
             double[] gradient = value.grad().doubles();
             double[] at = value.doubles();

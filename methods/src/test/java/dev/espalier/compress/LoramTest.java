@@ -11,6 +11,7 @@ import dev.espalier.adapter.Card;
 import dev.espalier.adapter.Lora;
 import dev.espalier.adapter.LoraFactors;
 import dev.espalier.adapter.LowRank;
+import dev.espalier.adapter.MaskedLora;
 import dev.espalier.adapter.PeftFolder;
 import dev.espalier.adapter.Site;
 import dev.espalier.adapter.Targets;
@@ -343,6 +344,26 @@ class LoramTest {
                 share += (double) nonZero(w) / w.numel() / report.rows().size();
             }
             assertThat(share).isCloseTo(pruning.equals("semi") ? 0.5 : 0.45, within(2e-3));
+        }
+    }
+
+    /** M is where the pruned weight is not zero: the recovered change is s (B A) ∘ M. */
+    @Test
+    void maskedAdaptersLearnInTheirPlacesAlone() {
+        Path base = TinyLlama.trained(folder.resolve("base"));
+        try (TinyLlama llama = TinyLlama.open(base);
+                AdaptedModel model = llama.adapted()) {
+            compress(model, llama.calibration(16, 0), "pruning", "semi");
+            model.attach(
+                    "default",
+                    AdapterSpec.of(new MaskedLora.Type(), new MaskedLora.Config(4, 8, 0), Targets.ALL),
+                    new Seed(3));
+            double before = llama.heldOut(3);
+            assertThat(llama.train(model.trainableParameters().values(), 10, 5e-3, 3, 1))
+                    .isLessThan(before);
+            model.merge();
+            Tensor w = ((Layer) llama.lm().module("model.layers.1.mlp.up_proj")).weight();
+            assertThat(nonZero(w)).isEqualTo(w.numel() / 2);
         }
     }
 

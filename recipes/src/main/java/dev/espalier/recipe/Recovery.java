@@ -14,7 +14,7 @@ import java.util.Map;
  * An adapter that was trained on a pruned model, written for the model that it was cut out of.
  *
  * @param base the whole model, as the adapter's folder names it
- * @param layers what became of each
+ * @param layers what became of each; empty where the adapter stayed as it is
  */
 public record Recovery(String base, List<PeftFolder.Exported> layers) {
 
@@ -24,7 +24,7 @@ public record Recovery(String base, List<PeftFolder.Exported> layers) {
     }
 
     /**
-     * Writes a plain LoRA.
+     * Writes a plain LoRA, or the adapter as it is where weights were only masked and it says the same on any.
      *
      * @param loaded the pruned model with the adapter
      * @param out does not exist yet, or is empty
@@ -54,6 +54,10 @@ public record Recovery(String base, List<PeftFolder.Exported> layers) {
         Map<String, ?> fields = receipt == null
                 ? Map.of()
                 : receipt.on(cut.base(), cut.sha256()).fields();
+        if (cut.groups().isEmpty() && adapted.adapter("default").spec().type().changesAnyBaseAlike()) {
+            PeftFolder.save(adapted, "default", out, info, PeftFolder.Form.PLAIN, fields);
+            return new Recovery(cut.base(), List.of());
+        }
         return new Recovery(
                 cut.base(), PeftFolder.exportLora(adapted, "default", out, info, maxRank, fields, cut::scatter));
     }
