@@ -2,6 +2,7 @@ package dev.espalier.cli;
 
 import dev.espalier.merge.Merging;
 import dev.espalier.recipe.Combination;
+import dev.espalier.recipe.Generation;
 import dev.espalier.recipe.LoadedModel;
 import dev.espalier.recipe.Merge;
 import java.nio.file.Path;
@@ -29,7 +30,8 @@ import picocli.CommandLine.Parameters;
             "",
             "Example:  espalier merge --adapter out/tickets --out out/tickets-merged",
             "          espalier merge svd --adapters out/a,out/b --weights 0.5,0.5 --out out/both",
-            "          espalier merge ties --adapters out/a,out/b --set density=0.3 --heads out/a --out out/both"
+            "          espalier merge ties --adapters out/a,out/b --set density=0.3 --heads out/a --out out/both",
+            "          espalier merge icm-lora --adapters out/a,out/b --data a.csv,b.csv --for b.csv --out out/made"
         })
 final class MergeCommand implements Callable<Integer> {
 
@@ -43,7 +45,8 @@ final class MergeCommand implements Callable<Integer> {
             arity = "0..1",
             paramLabel = "RECIPE",
             description =
-                    "how to combine adapters: svd, cat, linear, ties, dare, magnitude-prune, lora-lego, or a YAML file")
+                    "how to combine adapters: svd, cat, linear, ties, dare, magnitude-prune, lora-lego; icm-lora learns from them"
+                            + " and makes another; or a YAML file")
     private @Nullable String recipe;
 
     @Option(
@@ -65,6 +68,19 @@ final class MergeCommand implements Callable<Integer> {
             paramLabel = "DIR",
             description = "with RECIPE: the adapter whose trained head to take where several have one, or mean")
     private @Nullable String heads;
+
+    @Option(
+            names = "--data",
+            paramLabel = "FILE",
+            split = ",",
+            description = "with icm-lora: samples of the task of each adapter, with commas between")
+    private List<String> data = new ArrayList<>();
+
+    @Option(
+            names = "--for",
+            paramLabel = "FILE",
+            description = "with icm-lora: samples of the task to make an adapter for")
+    private @Nullable String wanted;
 
     @Option(names = "--seed", paramLabel = "N", description = "with RECIPE: of methods that draw (default: 0)")
     private @Nullable Long seed;
@@ -137,6 +153,13 @@ final class MergeCommand implements Callable<Integer> {
         if (seed != null) {
             given.put("seed", seed);
         }
+        if (Generation.means(how)) {
+            return generate(how, given);
+        }
+        if (!data.isEmpty() || wanted != null) {
+            throw new ParameterException(
+                    choice.commandLine(), how + " combines adapters and reads no data; leave --data and --for out");
+        }
         Combination combination = Combination.read(how, settings, given);
         Merging merging = combination.into(out, choice.model(), choice.options());
         if (json) {
@@ -157,6 +180,37 @@ final class MergeCommand implements Callable<Integer> {
                     merging.rank(),
                     merging.layers());
             terminal.line("its changes differ from the weighted sum of theirs by %.2f %%", 100 * merging.distance());
+        }
+        return Main.OK;
+    }
+
+    private Integer generate(String how, Map<String, Object> given) {
+        if (!data.isEmpty()) {
+            given.put("data", data);
+        }
+        if (wanted != null) {
+            given.put("for", wanted);
+        }
+        Generation generation = Generation.read(how, settings, given);
+        Generation.Generated made = generation.into(out, choice.model(), choice.options());
+        if (json) {
+            Map<String, Object> facts = new LinkedHashMap<>();
+            facts.put("out", out.toString());
+            facts.put("method", generation.generator().method().name());
+            facts.put("adapters", generation.adapters().size());
+            facts.put("layers", made.layers());
+            facts.put("rank", made.rank());
+            facts.putAll(made.figures());
+            terminal.json(facts);
+        } else {
+            terminal.line(
+                    "%s: made by %s from %d tasks, a plain LoRA of rank %d on %d layers",
+                    out,
+                    generation.generator().method().name(),
+                    generation.adapters().size(),
+                    made.rank(),
+                    made.layers());
+            made.figures().forEach((name, value) -> terminal.line("%s %.4g", name.replace('_', ' '), value));
         }
         return Main.OK;
     }

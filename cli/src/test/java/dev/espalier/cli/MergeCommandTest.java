@@ -71,6 +71,58 @@ class MergeCommandTest {
     }
 
     @Test
+    void anAdapterIsMadeFromTheCheckpointsOfOthers() {
+        Path a = train("a", "train.checkpointEvery=1", "train.keepCheckpoints=3");
+        Path b = train("b", "train.seed=5", "train.checkpointEvery=1", "train.keepCheckpoints=3");
+        String[] how = {
+            "icm-lora", "--set", "channels=[4, 4]", "--set", "latent=4", "--set", "epochs=2", "--set", "samples=2"
+        };
+        List<String> args = new ArrayList<>(List.of(how));
+        args.addAll(List.of("--adapters", a + "," + b));
+        Cli.Result single = merge(with(args, "--data", data.toString(), "--for", data.toString()));
+        fails(single, "1 files of samples were given for 2 adapters; give one for each with --data");
+        Path other = Cli.data(folder.resolve("other.csv"));
+        String both = data + "," + data;
+        fails(merge(with(args, "--data", both)), "no task is named to make an adapter for", "--for");
+        fails(
+                merge(with(args, "--data", both, "--for", other.toString())),
+                "is the data of none of the adapters",
+                "set task_vectors=base");
+        Cli.Result made = merge(with(args, "--data", both, "--for", data.toString(), "--json"));
+        assertThat(made.code()).as(made.err()).isZero();
+        assertThat(made.out())
+                .contains("\"method\":\"icm-lora\"", "\"nearest_checkpoint_cosine\":", "\"checkpoints\":");
+        String out = folder.resolve("merged").toString();
+        Cli.Result predicted = Cli.run("predict", "--adapter", out, "where is my order");
+        assertThat(predicted.code()).as(predicted.err()).isZero();
+        Cli.Result base = Cli.run(with(
+                List.of("merge"),
+                with(
+                        args,
+                        "--data",
+                        both,
+                        "--for",
+                        other.toString(),
+                        "--set",
+                        "task_vectors=base",
+                        "--set",
+                        "statistics=all",
+                        "--out",
+                        folder.resolve("unseen").toString())));
+        assertThat(base.code()).as(base.err()).isZero();
+        assertThat(base.out()).contains("made by icm-lora from 2 tasks", "nearest checkpoint distance");
+        Cli.Result plain = merge("cat", "--adapters", a + "," + b, "--data", both);
+        assertThat(plain.code()).isEqualTo(2);
+        assertThat(plain.err()).contains("cat combines adapters and reads no data; leave --data and --for out");
+    }
+
+    private static String[] with(List<String> args, String... more) {
+        List<String> all = new ArrayList<>(args);
+        all.addAll(List.of(more));
+        return all.toArray(String[]::new);
+    }
+
+    @Test
     void aRecipeFileHoldsItAll() {
         Path a = train("a");
         Path b = train("b", "train.seed=5");

@@ -578,6 +578,16 @@ public final class Tensor implements AutoCloseable {
         return op("relu", () -> torch.relu(handle));
     }
 
+    /** The element where it is above 0, else slope times it. */
+    public Tensor leakyRelu(double slope) {
+        return temps("leaky_relu", () -> torch.leaky_relu(handle, new Scalar(slope)));
+    }
+
+    /** The element where it is above 0, else its exponential minus 1. */
+    public Tensor elu() {
+        return op("elu", () -> torch.elu(handle));
+    }
+
     /** x · sigmoid(x). */
     public Tensor silu() {
         return op("silu", () -> torch.silu(handle));
@@ -1031,6 +1041,73 @@ public final class Tensor implements AutoCloseable {
         return temps(
                 "rms_norm",
                 () -> torch.rms_norm(handle, new long[] {size(-1)}, optional(weight), new DoubleOptional(eps)));
+    }
+
+    /**
+     * Cross-correlation along the last dimension.
+     *
+     * @param weight [out, in, width]
+     * @param bias [out], or null
+     * @return [batch, out, ..] for this [batch, in, ..]
+     */
+    public Tensor conv1d(Tensor weight, @Nullable Tensor bias, long stride, long padding) {
+        return temps(
+                "conv1d",
+                () -> torch.conv1d(
+                        handle,
+                        weight.handle,
+                        optional(bias),
+                        new long[] {stride},
+                        new long[] {padding},
+                        new long[] {1},
+                        1),
+                weight);
+    }
+
+    /**
+     * The transpose of {@link #conv1d}.
+     *
+     * @param weight [in, out, width]
+     * @param bias [out], or null
+     * @param outputPadding added to the length of the result
+     */
+    public Tensor convTranspose1d(Tensor weight, @Nullable Tensor bias, long stride, long padding, long outputPadding) {
+        return temps(
+                "conv_transpose1d",
+                () -> torch.conv_transpose1d(
+                        handle,
+                        weight.handle,
+                        optional(bias),
+                        new long[] {stride},
+                        new long[] {padding},
+                        new long[] {outputPadding},
+                        1,
+                        1),
+                weight);
+    }
+
+    /**
+     * Each channel of [batch, channels, ..] shifted and scaled to mean 0 and variance 1, then times weight plus bias.
+     *
+     * @param mean running mean [channels], used or, while training, moved by the batch's at the rate {@code momentum}
+     * @param variance running variance [channels], likewise
+     */
+    public Tensor batchNorm(
+            Tensor weight, Tensor bias, Tensor mean, Tensor variance, boolean training, double momentum, double eps) {
+        return temps(
+                "batch_norm",
+                () -> torch.batch_norm(
+                        handle,
+                        optional(weight),
+                        optional(bias),
+                        optional(mean),
+                        optional(variance),
+                        training,
+                        momentum,
+                        eps,
+                        false),
+                weight,
+                bias);
     }
 
     /**
