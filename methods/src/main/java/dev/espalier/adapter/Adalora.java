@@ -14,8 +14,6 @@ import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.LossTerm;
-import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -87,10 +85,7 @@ public final class Adalora implements Adapter, LoraExpressible {
             check(deltaT >= 1, "deltaT must be at least 1, found %d; try 1", deltaT);
             Importance.checkBeta("beta1", beta1);
             Importance.checkBeta("beta2", beta2);
-            check(
-                    orthRegWeight >= 0 && Double.isFinite(orthRegWeight),
-                    "orth_reg_weight must be at least 0 and finite, found %s; try 0.5",
-                    orthRegWeight);
+            Orthogonality.checkWeight(orthRegWeight, 0.5);
             check(totalStep >= 0, "total_step must be at least 1, or 0 for the run's, found %d", totalStep);
             rankPattern = Collections.unmodifiableMap(new LinkedHashMap<>(rankPattern));
         }
@@ -213,17 +208,12 @@ public final class Adalora implements Adapter, LoraExpressible {
         @Override
         public Parts parts(Config config, Attached adapter, Seed seed) {
             Map<String, Triplets> layers = triplets(adapter.made());
-            LossTerm apart = (step, outcome) -> {
-                List<Tensor> rows = new ArrayList<>();
-                layers.values().forEach(each -> {
-                    rows.add(each.a().tensor());
-                    rows.add(each.b().tensor().t());
-                });
-                return Orthogonality.penalty(rows).mul(config.orthRegWeight());
-            };
             return new Parts(
                     List.of(new TripletBudget(config.plan(), layers, total(adapter.made()))),
-                    config.orthRegWeight() == 0 ? List.of() : List.of(apart),
+                    Orthogonality.terms(
+                            config.orthRegWeight(),
+                            layers.values(),
+                            each -> List.of(each.a().tensor(), each.b().tensor().t())),
                     Map.of());
         }
 

@@ -15,9 +15,6 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.LossTerm;
-import java.util.ArrayList;
-import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -103,15 +100,10 @@ public final class Increlora implements Adapter, LoraExpressible, Growth.Layer {
             check(interval >= 1, "interval must be at least 1, found %d; try 100", interval);
             Importance.checkBeta("beta1", beta1);
             Importance.checkBeta("beta2", beta2);
-            check(
-                    orthRegWeight >= 0 && Double.isFinite(orthRegWeight),
-                    "orth_reg_weight must be at least 0 and finite, found %s; try 0.1",
-                    orthRegWeight);
+            Orthogonality.checkWeight(orthRegWeight, 0.1);
             check(Double.isFinite(alpha), "lora_alpha must be finite, found %s; try 32", alpha);
             Lora.Config.DEFAULT.withDropout(dropout);
-            ranks = Collections.unmodifiableMap(new LinkedHashMap<>(ranks));
-            ranks.forEach((path, rank) ->
-                    check(rank >= 1, "rank_pattern: the rank of %s must be at least 1, found %d", path, rank));
+            ranks = Patterns.ranks(ranks);
         }
 
         Config withRanks(Map<String, Integer> live) {
@@ -248,36 +240,27 @@ public final class Increlora implements Adapter, LoraExpressible, Growth.Layer {
         @Override
         public Parts parts(Config config, Attached adapter, Seed seed) {
             Map<String, Increlora> layers = layers(adapter.made());
-            LossTerm apart = (step, outcome) -> {
-                List<Tensor> rows = new ArrayList<>();
-                layers.values().forEach(each -> {
-                    GrowingFactors.Parts all = each.factors.all();
-                    rows.add(all.a());
-                    rows.add(all.b().t());
-                });
-                return Orthogonality.penalty(rows).mul(config.orthRegWeight());
-            };
             return new Parts(
                     List.of(new Growth(config.plan(), layers, path -> Made.key(path, ""))),
-                    config.orthRegWeight() == 0 ? List.of() : List.of(apart),
+                    Orthogonality.terms(config.orthRegWeight(), layers.values(), each -> {
+                        GrowingFactors.Parts all = each.factors.all();
+                        return List.of(all.a(), all.b().t());
+                    }),
                     Map.of());
         }
 
         /** The live components. */
         @Override
         public Saved<Config> saved(Config config, Made made) {
-            Map<String, Integer> ranks = new LinkedHashMap<>();
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             layers(made).forEach((path, each) -> {
-                if (each.factors.rank() != config.initR()) {
-                    ranks.put(path, each.factors.rank());
-                }
                 GrowingFactors.Parts live = each.factors.live();
                 tensors.put(Made.key(path, "lora_A"), live.a());
                 tensors.put(Made.key(path, "lora_B"), live.b());
                 tensors.put(Made.key(path, "lora_E"), live.e());
             });
-            return new Saved<>(config.withRanks(ranks), tensors);
+            return new Saved<>(
+                    config.withRanks(made.ranks(config.initR(), each -> ((Increlora) each).factors.rank())), tensors);
         }
 
         private static Map<String, Increlora> layers(Made made) {

@@ -5,20 +5,10 @@ import static dev.espalier.Check.check;
 import dev.espalier.io.Fields;
 import dev.espalier.nn.Parameter;
 import dev.espalier.rank.Orthogonality;
-import dev.espalier.tensor.DType;
-import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Callback;
-import dev.espalier.train.LossTerm;
-import dev.espalier.train.ParameterGroup;
-import dev.espalier.train.StepContext;
-import dev.espalier.train.TrainingRun;
-import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -119,19 +109,14 @@ public final class TriAdaptLora implements Adapter, LoraExpressible {
             check(initWarmup >= 0, "init_warmup must be at least 0, found %d; try 0", initWarmup);
             check(interval >= 1, "incre_interval must be at least 1, found %d; try 100", interval);
             check(targetTotal >= 0, "target_total_rank must be at least 1, or 0 for all, found %d", targetTotal);
-            check(
-                    orthRegWeight >= 0 && Double.isFinite(orthRegWeight),
-                    "orth_reg_weight must be at least 0 and finite, found %s; try 0.5",
-                    orthRegWeight);
+            Orthogonality.checkWeight(orthRegWeight, 0.5);
             check(Double.isFinite(alpha), "lora_alpha must be finite, found %s; try 8", alpha);
             Lora.Config.DEFAULT.withDropout(dropout);
             check(
                     init != Init.UNIT || initRank == 1,
                     "init unit starts its first component alone at zero, so init_rank must be 1, found %d; set it to 1",
                     initRank);
-            ranks = Collections.unmodifiableMap(new LinkedHashMap<>(ranks));
-            ranks.forEach((path, rank) ->
-                    check(rank >= 1, "rank_pattern: the rank of %s must be at least 1, found %d", path, rank));
+            ranks = Patterns.ranks(ranks);
         }
 
         Config withRanks(Map<String, Integer> found) {
@@ -261,34 +246,26 @@ public final class TriAdaptLora implements Adapter, LoraExpressible {
         @Override
         public Parts parts(Config config, Attached adapter, Seed seed) {
             Map<String, TriAdaptLora> layers = layers(adapter.made());
-            LossTerm apart = (step, outcome) -> {
-                List<Tensor> rows = new ArrayList<>();
-                layers.values().forEach(each -> {
-                    rows.add(each.a());
-                    rows.add(each.b().t());
-                });
-                return Orthogonality.penalty(rows).mul(config.orthRegWeight());
-            };
             return new Parts(
-                    List.of(new Growth(config, layers)),
-                    config.orthRegWeight() == 0 ? List.of() : List.of(apart),
+                    List.of(new TriangularGrowth(config, layers)),
+                    Orthogonality.terms(
+                            config.orthRegWeight(),
+                            layers.values(),
+                            each -> List.of(each.factors.a(), each.factors.b().t())),
                     Map.of());
         }
 
         @Override
         public Saved<Config> saved(Config config, Made made) {
-            Map<String, Integer> ranks = new LinkedHashMap<>();
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             layers(made).forEach((path, each) -> {
-                if (each.rank() != config.initRank()) {
-                    ranks.put(path, each.rank());
-                }
-                tensors.put(Made.key(path, "lora_A"), each.a());
-                tensors.put(Made.key(path, "lora_B"), each.b());
-                tensors.put(Made.key(path, "lora_C_low"), each.low());
-                tensors.put(Made.key(path, "lora_C_up"), each.up());
+                tensors.put(Made.key(path, "lora_A"), each.factors.a());
+                tensors.put(Made.key(path, "lora_B"), each.factors.b());
+                tensors.put(Made.key(path, "lora_C_low"), each.factors.low());
+                tensors.put(Made.key(path, "lora_C_up"), each.factors.up());
             });
-            return new Saved<>(config.withRanks(ranks), tensors);
+            return new Saved<>(
+                    config.withRanks(made.ranks(config.initRank(), each -> ((TriAdaptLora) each).rank())), tensors);
         }
 
         private static Map<String, TriAdaptLora> layers(Made made) {
@@ -298,180 +275,39 @@ public final class TriAdaptLora implements Adapter, LoraExpressible {
         }
     }
 
-    /**
-     * How many layers grow.
-     *
-     * @param left ranks that are missing, at least 1
-     * @param layers all there are
-     * @param time share of the training that has gone by since the warm-up
-     */
-    static int growing(GrowthModel model, long left, int layers, double time) {
-        double m = model == GrowthModel.LINEAR ? left * time : Math.exp(time * Math.log((double) left));
-        return (int) Math.max(1, Math.min(layers, (long) m));
-    }
-
-    /** Looks at the layers, lets the best of them grow, and remembers it, so that a resumed run can do it again. */
-    static final class Growth implements Callback {
-        private final Config config;
-        private final List<String> paths;
-        private final List<TriAdaptLora> layers;
-        private final double[] before; // ‖C‖ / n at the last look
-        private final List<long[]> events = new ArrayList<>(); // step t and layer
-
-        Growth(Config config, Map<String, TriAdaptLora> layers) {
-            this.config = config;
-            this.paths = List.copyOf(layers.keySet());
-            this.layers = List.copyOf(layers.values());
-            before = this.layers.stream().mapToDouble(TriAdaptLora::norm).toArray();
-        }
-
-        private long total() {
-            return layers.stream().mapToLong(TriAdaptLora::rank).sum();
-        }
-
-        private long target() {
-            return config.targetTotal() > 0 ? config.targetTotal() : (long) config.referenceRank() * layers.size();
-        }
-
-        @Override
-        public void beforeTraining(TrainingRun run, long stepsDone) {
-            check(
-                    run.config().patience() == 0,
-                    "triadaptlora grows, and the best state may be one of fewer ranks that cannot be put back; set patience to 0, found %d",
-                    run.config().patience());
-            check(
-                    config.initWarmup() < run.totalSteps(),
-                    "init_warmup is %d, and the training has %d steps; growth needs a lower one, such as %d",
-                    config.initWarmup(),
-                    run.totalSteps(),
-                    run.totalSteps() / 10);
-        }
-
-        @Override
-        public void afterBackward(StepContext step) {
-            long t = step.step();
-            long left = target() - total();
-            if (left <= 0 || t <= config.initWarmup() || t % config.interval() != 0) {
-                return;
-            }
-            double time = (t - config.initWarmup()) / (double) (step.run().totalSteps() - config.initWarmup());
-            double[] scores = new double[layers.size()];
-            for (int i = 0; i < scores.length; i++) {
-                double now = layers.get(i).norm();
-                scores[i] = now - before[i];
-                before[i] = now;
-            }
-            double[] sorted = scores.clone();
-            Arrays.sort(sorted);
-            double threshold = sorted[scores.length - growing(config.growth(), left, scores.length, time)];
-            for (int i = 0; i < scores.length; i++) {
-                if (scores[i] >= threshold) {
-                    grow(step.run(), t, i);
-                }
-            }
-        }
-
-        private void grow(TrainingRun run, long t, int i) {
-            events.add(new long[] {t, i});
-            Map<String, Parameter> come = new LinkedHashMap<>();
-            layers.get(i).grow().forEach((leaf, p) -> come.put(AdapterType.Made.key(paths.get(i), leaf), p));
-            run.grow(new ParameterGroup("%s grown at step %d".formatted(paths.get(i), t), come, 1, 0));
-        }
-
-        @Override
-        public Map<String, Tensor> state() {
-            Map<String, Tensor> all = new LinkedHashMap<>();
-            all.put("norms", Tensor.of(before, before.length));
-            if (!events.isEmpty()) {
-                all.put(
-                        "events",
-                        Tensor.of(events.stream().flatMapToLong(Arrays::stream).toArray(), events.size(), 2));
-            }
-            return all;
-        }
-
-        /** Grows again as the run had grown. */
-        @Override
-        public void load(TrainingRun run, Map<String, Tensor> state) {
-            Tensor grown = state.get("events");
-            if (grown != null) {
-                long[] rows = grown.longs();
-                for (int i = 0; i < rows.length; i += 2) {
-                    grow(run, rows[i], (int) rows[i + 1]);
-                }
-            }
-            Tensor norms = state.get("norms");
-            if (norms != null) {
-                System.arraycopy(norms.doubles(), 0, before, 0, before.length);
-            }
-        }
-    }
-
-    /** Components that came together: A [k, in], B [out, k], L [k, r_j], U [r_j, k]. */
-    private record Block(Parameter a, Parameter b, Parameter l, Parameter u) {}
-
     private final Config config;
-    private final Site site;
-    private final Seed seed;
-    private final List<Block> blocks = new ArrayList<>();
+    private final TriangularFactors factors;
 
     TriAdaptLora(Config config, Site site, Seed seed) {
         this.config = config;
-        this.site = site;
-        this.seed = seed.named(site.path());
         site.linear("triadaptlora");
-        add(config.ranks().getOrDefault(site.path(), config.initRank()));
-    }
-
-    private void add(int k) {
-        int r = rank() + k;
-        try (Grad off = Grad.off();
-                Scope scope = Scope.open();
-                Generator g = seed.named("block").at(blocks.size()).generator()) {
-            Tensor a = g.normal(0, 0.02, k, site.layer().inFeatures());
-            Tensor b = g.normal(0, 0.02, site.layer().outFeatures(), k);
-            boolean first = blocks.isEmpty();
-            Tensor l = switch (config.init()) {
-                case C0 -> Tensor.zeros(DType.FLOAT32, k, r);
-                case UNIT -> g.normal(0, 0.02, k, r);
-                case EYE -> Tensor.eye(r, DType.FLOAT32).narrow(0, 0, k);
-            };
-            Tensor u = switch (config.init()) {
-                case C0 -> Tensor.zeros(DType.FLOAT32, r, k);
-                case UNIT -> g.normal(0, 0.02, r, k);
-                case EYE -> Tensor.eye(r, DType.FLOAT32).narrow(1, 0, k);
-            };
-            if (config.init() == Init.EYE || (config.init() == Init.UNIT && first)) {
-                b = b.zerosLike();
-            }
-            blocks.add(new Block(
-                    site.trained(a), site.trained(b), site.trained(l.contiguous()), site.trained(u.contiguous())));
-        }
+        factors = new TriangularFactors(site, config.init(), seed.named(site.path()));
+        factors.add(config.ranks().getOrDefault(site.path(), config.initRank()));
     }
 
     /** Adds a block of k, or k of 1; returns what has come. */
     Map<String, Parameter> grow() {
-        int from = blocks.size();
+        int from = factors.blocks();
         if (config.init() == Init.UNIT) {
             for (int i = 0; i < config.block(); i++) {
-                add(1);
+                factors.add(1);
             }
         } else {
-            add(config.block());
+            factors.add(config.block());
         }
-        return named(from);
+        return factors.named(from);
     }
 
     /** r. */
     int rank() {
-        return blocks.stream().mapToInt(block -> (int) block.a.shape()[0]).sum();
+        return factors.rank();
     }
 
     /** ‖C‖ / n. */
     double norm() {
         try (Grad off = Grad.off();
                 Scope scope = Scope.open()) {
-            return c().norm().item() / (config.normalise() == Normalise.BLOCKS ? blocks.size() : rank());
+            return c().norm().item() / (config.normalise() == Normalise.BLOCKS ? factors.blocks() : rank());
         }
     }
 
@@ -483,37 +319,9 @@ public final class TriAdaptLora implements Adapter, LoraExpressible {
         return alpha / ((config.keepScale() ? config.initRank() : rank()) + 1e-5);
     }
 
-    private Tensor a() {
-        return Tensor.cat(blocks.stream().map(block -> block.a.tensor()).toList(), 0); // [r, in]
-    }
-
-    private Tensor b() {
-        return Tensor.cat(blocks.stream().map(block -> block.b.tensor()).toList(), 1); // [out, r]
-    }
-
-    /** C_low [r, r]. */
-    private Tensor low() {
-        int r = rank();
-        return Tensor.cat(
-                blocks.stream()
-                        .map(block -> block.l.tensor().pad(0, r - block.l.shape()[1]))
-                        .toList(),
-                0);
-    }
-
-    /** C_up [r, r]. */
-    private Tensor up() {
-        int r = rank();
-        return Tensor.cat(
-                blocks.stream()
-                        .map(block -> block.u.tensor().pad(0, 0, 0, r - block.u.shape()[0]))
-                        .toList(),
-                1);
-    }
-
     /** C [r, r]. */
     Tensor c() {
-        return low().add(up());
+        return factors.c();
     }
 
     @Override
@@ -521,31 +329,19 @@ public final class TriAdaptLora implements Adapter, LoraExpressible {
         return Base.onRows(x, rows -> {
             Tensor y = base.forward(rows); // [n, out]
             Tensor dropped = rows.dropout(config.dropout(), base.layer().isTraining());
-            Tensor down = dropped.linear(a(), null).linear(c(), null); // [n, r]
-            return y.addmm_(down, b().to(y.dtype()).t(), scale());
+            Tensor down = dropped.linear(factors.a(), null).linear(c(), null); // [n, r]
+            return y.addmm_(down, factors.b().to(y.dtype()).t(), scale());
         });
     }
 
     /** C is folded into A: B (C A). */
     @Override
     public LoraFactors toLora() {
-        return new LoraFactors(c().matmul(a()), b(), scale(), null);
-    }
-
-    private Map<String, Parameter> named(int from) {
-        Map<String, Parameter> named = new LinkedHashMap<>();
-        for (int i = from; i < blocks.size(); i++) {
-            String number = i == 0 ? "" : "." + i;
-            named.put("lora_A" + number, blocks.get(i).a);
-            named.put("lora_B" + number, blocks.get(i).b);
-            named.put("lora_C_low" + number, blocks.get(i).l);
-            named.put("lora_C_up" + number, blocks.get(i).u);
-        }
-        return named;
+        return new LoraFactors(c().matmul(factors.a()), factors.b(), scale(), null);
     }
 
     @Override
     public Map<String, Parameter> parameters() {
-        return named(0);
+        return factors.named(0);
     }
 }

@@ -272,16 +272,18 @@ class TriAdaptLoraTest extends AdapterContract {
         int[] linear = {1, 10, 25, 72, 72};
         int[] exponential = {1, 1, 3, 31, 63};
         for (int i = 0; i < 5; i++) {
-            assertThat(TriAdaptLora.growing(GrowthModel.LINEAR, 100, 72, times[i]))
+            assertThat(TriangularGrowth.growing(GrowthModel.LINEAR, 100, 72, times[i]))
                     .isEqualTo(linear[i]);
-            assertThat(TriAdaptLora.growing(GrowthModel.EXPONENTIAL, 100, 72, times[i]))
+            assertThat(TriangularGrowth.growing(GrowthModel.EXPONENTIAL, 100, 72, times[i]))
                     .isEqualTo(exponential[i]);
         }
-        assertThat(TriAdaptLora.growing(GrowthModel.LINEAR, 7, 12, 0.5)).isEqualTo(3);
-        assertThat(TriAdaptLora.growing(GrowthModel.LINEAR, 7, 12, 0.9)).isEqualTo(6);
-        assertThat(TriAdaptLora.growing(GrowthModel.EXPONENTIAL, 7, 12, 0.5)).isEqualTo(2);
-        assertThat(TriAdaptLora.growing(GrowthModel.EXPONENTIAL, 7, 12, 0.9)).isEqualTo(5);
-        assertThat(TriAdaptLora.growing(GrowthModel.LINEAR, 7, 12, 0)).isEqualTo(1);
+        assertThat(TriangularGrowth.growing(GrowthModel.LINEAR, 7, 12, 0.5)).isEqualTo(3);
+        assertThat(TriangularGrowth.growing(GrowthModel.LINEAR, 7, 12, 0.9)).isEqualTo(6);
+        assertThat(TriangularGrowth.growing(GrowthModel.EXPONENTIAL, 7, 12, 0.5))
+                .isEqualTo(2);
+        assertThat(TriangularGrowth.growing(GrowthModel.EXPONENTIAL, 7, 12, 0.9))
+                .isEqualTo(5);
+        assertThat(TriangularGrowth.growing(GrowthModel.LINEAR, 7, 12, 0)).isEqualTo(1);
     }
 
     /** A training of a Tiny with ranks, step by step, of four layers. */
@@ -376,7 +378,7 @@ class TriAdaptLoraTest extends AdapterContract {
         Map<String, TriAdaptLora> layers = new LinkedHashMap<>();
         layers.put("busy", on(layer, config));
         layers.put("idle", new TriAdaptLora(config, new Site("y", layer), new Seed(1)));
-        TriAdaptLora.Growth growth = new TriAdaptLora.Growth(config, layers);
+        TriangularGrowth growth = new TriangularGrowth(config, layers);
         assertThat(growth.state().get("norms").doubles()).containsExactly(0, 0);
         Tiny net = new Tiny(DType.FLOAT32);
         AdaptedModel model = new AdaptedModel(net, net.heads());
