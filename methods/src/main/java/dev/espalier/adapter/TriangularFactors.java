@@ -108,7 +108,6 @@ final class TriangularFactors {
 
     /** What came with the blocks from a number on, by name. */
     Map<String, Parameter> named(int from) {
-        /** What came with the blocks from a number on, by name. */
         Map<String, Parameter> named = new LinkedHashMap<>();
         for (int i = from; i < blocks.size(); i++) {
             String number = i == 0 ? "" : "." + i;
