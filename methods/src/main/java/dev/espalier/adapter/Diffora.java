@@ -5,9 +5,6 @@ import static dev.espalier.Check.check;
 import dev.espalier.io.Fields;
 import dev.espalier.nn.Parameter;
 import dev.espalier.rank.ModuleSearch;
-import dev.espalier.tensor.DType;
-import dev.espalier.tensor.Grad;
-import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
 import java.util.ArrayList;
@@ -20,8 +17,6 @@ import java.util.Objects;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
-import org.slf4j.Logger;
-import org.slf4j.LoggerFactory;
 
 /**
  * DiffoRA: a search decides which modules get a LoRA of their own; the others of a kind share one.
@@ -43,8 +38,6 @@ import org.slf4j.LoggerFactory;
  * derivation.
  */
 public final class Diffora implements Adapter, LoraExpressible {
-
-    private static final Logger LOG = LoggerFactory.getLogger(Diffora.class);
 
     /** Among which modules the best are taken. */
     public enum Selection {
@@ -296,100 +289,9 @@ public final class Diffora implements Adapter, LoraExpressible {
             return name();
         }
 
-        /** The search. */
         @Override
         public void initialize(Attached adapter, Calibration data, Seed seed) {
-            Config config = (Config) adapter.spec().config();
-            Map<String, Diffora> layers = new LinkedHashMap<>();
-            adapter.made().adapters().forEach((path, each) -> layers.put(path, (Diffora) each));
-            List<String> paths = List.copyOf(layers.keySet());
-            double[] gamma = config.rho() == 0 || config.rho() == 1
-                    ? new double[paths.size()] // nothing to be found out
-                    : searched(config, adapter, layers, data);
-            double[] scores = new double[gamma.length];
-            for (int m = 0; m < gamma.length; m++) {
-                Diffora layer = Objects.requireNonNull(layers.get(paths.get(m)));
-                scores[m] = config.byNorm() ? gamma[m] * layer.own.factors().norm() : gamma[m];
-            }
-            boolean[] chosen = ModuleSearch.select(
-                    scores,
-                    config.selection() == Selection.ROW
-                            ? paths.stream().map(Diffora::row).toList()
-                            : Collections.nCopies(paths.size(), ""),
-                    config.rho());
-            for (int m = 0; m < chosen.length; m++) {
-                Diffora layer = Objects.requireNonNull(layers.get(paths.get(m)));
-                LOG.info("diffora: γ {} {} {}", "%.4f".formatted(gamma[m]), chosen[m] ? "own" : "-", paths.get(m));
-                layer.gamma = gamma[m];
-                if (!chosen[m]) {
-                    layer.own.named().values().forEach(p -> p.tensor().close());
-                    if (config.sharing()) {
-                        layer.share(config, adapter.made().shared(), seed);
-                    } else {
-                        adapter.made().adapters().remove(paths.get(m));
-                    }
-                }
-            }
-        }
-
-        /** γ of each module. */
-        private static double[] searched(
-                Config config, Attached adapter, Map<String, Diffora> layers, Calibration data) {
-            dev.espalier.Check.check(
-                    data.batches() >= 2,
-                    "diffora searches on one half of the batches and judges by the other, and there %s; give more data, a smaller batch, or rho 1",
-                    data.batches() == 1 ? "is 1" : "are none");
-            Map<String, Parameter> weights = new LinkedHashMap<>(adapter.made().parameters());
-            Map<String, Tensor> start = new LinkedHashMap<>();
-            adapter.copies().forEach((key, copy) -> { // the head learns with them
-                copy.swap(true);
-                weights.put(key, copy.place);
-            });
-            try (Scope scope = Scope.open()) {
-                weights.forEach((key, p) -> start.put(key, p.tensor().detach().clone()));
-                Parameter theta = new Parameter(Tensor.zeros(DType.FLOAT32, layers.size()));
-                int[] number = {0};
-                adapter.sites().forEach(site -> {
-                    Diffora layer = Objects.requireNonNull(layers.get(site.path()));
-                    int m = number[0]++;
-                    site.layer().substitute((x, self) -> {
-                        Tensor gate = theta.tensor().narrow(0, m, 1).sigmoid();
-                        return layer.forward(x, new Base.Ground(self), gate);
-                    });
-                });
-                ModuleSearch search = new ModuleSearch(config.search(), theta, weights, new ModuleSearch.Losses() {
-                    @Override
-                    public Tensor train(long step) {
-                        return data.loss(2 * (step % ((data.batches() + 1) / 2)));
-                    }
-
-                    @Override
-                    public Tensor validation(long step) {
-                        return data.loss(2 * (step % (data.batches() / 2)) + 1);
-                    }
-                });
-                search.run();
-                double[] gamma;
-                try (Grad off = Grad.off()) {
-                    gamma = theta.tensor().sigmoid().doubles();
-                    start.forEach((key, value) -> {
-                        if (config.restart() || adapter.copies().containsKey(key)) {
-                            Objects.requireNonNull(weights.get(key)).tensor().copy_(value);
-                        }
-                    });
-                    if (!config.restart()) {
-                        int m = 0;
-                        for (Diffora layer : layers.values()) {
-                            layer.own.b.tensor().mul_(gamma[m++]);
-                        }
-                    }
-                }
-                theta.tensor().close();
-                return gamma;
-            } finally {
-                adapter.sites().forEach(site -> site.layer().substitute(null));
-                adapter.copies().values().forEach(copy -> copy.swap(false));
-            }
+            new DifforaSearch((Config) adapter.spec().config(), adapter, data).run(seed);
         }
     }
 
@@ -410,9 +312,9 @@ public final class Diffora implements Adapter, LoraExpressible {
 
     private final Config config;
     private final Site site;
-    private final Factors own;
+    final Factors own;
     private @Nullable Pair pair; // what it shares, if it has no factors of its own
-    private double gamma = Double.NaN; // as its search left it
+    double gamma = Double.NaN; // as its search left it
 
     /** Factors that modules have in common: Ã [r̃, in], B̃ [out, r̃]. */
     private record Pair(Parameter a, Parameter b) {}
@@ -425,7 +327,7 @@ public final class Diffora implements Adapter, LoraExpressible {
     }
 
     /** Takes the pair of its kind, made if it is the first to ask. */
-    private void share(Config config, Map<String, Parameter> shared, Seed seed) {
+    void share(Config config, Map<String, Parameter> shared, Seed seed) {
         String kind = kind(site.path(), site.layer().outFeatures(), site.layer().inFeatures());
         String a = "diffora_A." + kind;
         String b = "diffora_B." + kind;

@@ -6,14 +6,8 @@ import dev.espalier.io.Fields;
 import dev.espalier.io.TensorSource;
 import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
-import dev.espalier.tensor.Grad;
-import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Callback;
-import dev.espalier.train.StepContext;
-import dev.espalier.train.TrainingRun;
-import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -205,7 +199,7 @@ public final class Dylora implements Adapter, LoraExpressible {
 
         @Override
         public Parts parts(Config config, Attached adapter, Seed seed) {
-            return Parts.of(new Draws(config, layers(adapter.made()), seed.named("dylora")));
+            return Parts.of(new DyloraDraws(config, layers(adapter.made()), seed.named("dylora")));
         }
 
         /** A and B whole, however they are kept. */
@@ -214,8 +208,8 @@ public final class Dylora implements Adapter, LoraExpressible {
             Map<String, Tensor> tensors = new LinkedHashMap<>();
             made.adapters().forEach((path, adapter) -> {
                 Dylora each = (Dylora) adapter;
-                tensors.put(Made.key(path, each.nameOfA), each.whole(each.a, 0));
-                tensors.put(Made.key(path, each.nameOfB), each.whole(each.b, 1));
+                tensors.put(Made.key(path, each.nested.nameOfA), NestedFactors.whole(each.nested.a, 0));
+                tensors.put(Made.key(path, each.nested.nameOfB), NestedFactors.whole(each.nested.b, 1));
             });
             int chosen = layers(made).get(0).active.chosen;
             return new Saved<>(config.withRank(chosen == config.r() ? 0 : chosen), tensors);
@@ -229,11 +223,11 @@ public final class Dylora implements Adapter, LoraExpressible {
             Map<String, Tensor> parts = new LinkedHashMap<>();
             made.adapters().forEach((path, adapter) -> {
                 Dylora each = (Dylora) adapter;
-                Tensor a = file.read(Made.key(path, each.nameOfA));
-                Tensor b = file.read(Made.key(path, each.nameOfB));
+                Tensor a = file.read(Made.key(path, each.nested.nameOfA));
+                Tensor b = file.read(Made.key(path, each.nested.nameOfB));
                 for (int k = 0; k < config.r(); k++) {
-                    parts.put(Made.key(path, each.nameOfA + "." + k), a.narrow(0, k, 1));
-                    parts.put(Made.key(path, each.nameOfB + "." + k), b.narrow(1, k, 1));
+                    parts.put(Made.key(path, each.nested.nameOfA + "." + k), a.narrow(0, k, 1));
+                    parts.put(Made.key(path, each.nested.nameOfB + "." + k), b.narrow(1, k, 1));
                 }
             });
             return parts;
@@ -247,120 +241,23 @@ public final class Dylora implements Adapter, LoraExpressible {
     }
 
     /** The ranks that all layers have in common. */
-    private static final class Active {
+    static final class Active {
         int drawn; // in training
         int chosen; // at inference
     }
 
-    /** One draw a step, a function of seed and step alone. */
-    private static final class Draws implements Callback {
-        private final Config config;
-        private final List<Dylora> layers;
-        private final Seed seed;
-        private final Map<Parameter, Tensor> before = new LinkedHashMap<>();
-
-        Draws(Config config, List<Dylora> layers, Seed seed) {
-            this.config = config;
-            this.layers = layers;
-            this.seed = seed;
-        }
-
-        @Override
-        public void beforeStep(TrainingRun run, long step) {
-            layers.get(0).active.drawn = config.draw(seed.at(step));
-            if (config.inactive() == Inactive.SPLIT) {
-                layers.forEach(each -> each.each((p, k) -> p.trainable(each.learns(k))));
-            }
-        }
-
-        @Override
-        public void afterBackward(StepContext step) {
-            if (config.inactive() == Inactive.SPLIT) {
-                return;
-            }
-            for (Dylora each : layers) {
-                Parameter a = each.a.get(0);
-                Parameter b = each.b.get(0);
-                if (config.inactive() == Inactive.RESTORE) {
-                    before.put(a, a.tensor().detach().clone().keep());
-                    before.put(b, b.tensor().detach().clone().keep());
-                }
-                if (config.frozen()) {
-                    // While the partner of the one component that learns is zero it has no gradient: said here, so that
-                    // the
-                    // trainer does not take it for a tensor that hangs on nothing.
-                    int k = each.active.drawn - 1;
-                    a.tensor()
-                            .requiresGrad_(
-                                    b.tensor().detach().select(1, k).ne(0).any());
-                    b.tensor()
-                            .requiresGrad_(
-                                    a.tensor().detach().select(0, k).ne(0).any());
-                }
-            }
-        }
-
-        @Override
-        public void afterStep(StepContext step) {
-            try (Grad off = Grad.off()) {
-                for (Dylora each : layers) {
-                    each.a.forEach(p -> p.trainable(true));
-                    each.b.forEach(p -> p.trainable(true));
-                    restore(each, each.a.get(0), 0);
-                    restore(each, each.b.get(0), 1);
-                }
-            }
-            before.clear();
-        }
-
-        private void restore(Dylora each, Parameter p, int dim) {
-            Tensor old = before.get(p);
-            if (old == null) {
-                return;
-            }
-            int b = each.active.drawn;
-            if (config.frozen() && b > 1) {
-                p.tensor().detach().narrow(dim, 0, b - 1).copy_(old.narrow(dim, 0, b - 1));
-            }
-            if (b < config.r()) {
-                p.tensor().detach().narrow(dim, b, config.r() - b).copy_(old.narrow(dim, b, config.r() - b));
-            }
-            old.close();
-        }
-    }
-
     private final Config config;
-    private final Active active;
-    private final Factors factors; // the start, and what LoRA's layers share
-    private final String nameOfA;
-    private final String nameOfB;
-    private final List<Parameter> a; // A [r, in], or r times [1, in]
-    private final List<Parameter> b; // B [out, r], or r times [out, 1]
+    final Active active;
+    final NestedFactors nested;
 
     private Dylora(Config config, Active active, Site site, Seed seed) {
         this.config = config;
         this.active = active;
-        this.factors = new Factors(config.r(), 1, config.dropout(), site, seed);
-        List<String> names = List.copyOf(factors.named().keySet());
-        this.nameOfA = names.get(0);
-        this.nameOfB = names.get(1);
-        boolean split = config.inactive() == Inactive.SPLIT;
-        this.a = split ? components(factors.a, 0) : List.of(factors.a);
-        this.b = split ? components(factors.b, 1) : List.of(factors.b);
-    }
-
-    private List<Parameter> components(Parameter whole, int dim) {
-        List<Parameter> parts = new ArrayList<>();
-        try (Scope scope = Scope.open()) {
-            for (int k = 0; k < config.r(); k++) {
-                Parameter part =
-                        new Parameter(whole.tensor().detach().narrow(dim, k, 1).clone());
-                part.trainable(true);
-                parts.add(part);
-            }
-        }
-        whole.tensor().close();
-        return parts;
+        nested = new NestedFactors(
+                new Factors(config.r(), 1, config.dropout(), site, seed),
+                config.r(),
+                config.inactive() == Inactive.SPLIT,
+                config.frozen());
     }
 
     /** The active rank b: the step's while training, else the chosen one. */
@@ -369,19 +266,8 @@ public final class Dylora implements Adapter, LoraExpressible {
     }
 
     /** Whether component k, from 0, learns in this step. */
-    private boolean learns(int k) {
+    boolean learns(int k) {
         return config.frozen() ? k == active.drawn - 1 : k < active.drawn;
-    }
-
-    private interface Use {
-        void of(Parameter p, int k);
-    }
-
-    private void each(Use use) {
-        for (int k = 0; k < a.size(); k++) {
-            use.of(a.get(k), k);
-            use.of(b.get(k), k);
-        }
     }
 
     /**
@@ -400,37 +286,13 @@ public final class Dylora implements Adapter, LoraExpressible {
     @Override
     public Tensor forward(Tensor x, Base base) {
         int rank = rank(base.layer().isTraining());
-        Tensor rows = factors.rows(x); // [n, in]
+        Tensor rows = nested.factors.rows(x); // [n, in]
         Tensor y = base.forward(rows); // [n, out]
         DType dtype = y.dtype();
-        Tensor down = factors.down(factors.dropped(rows, base), first(a, 0, rank), dtype); // [n, b]
-        y.addmm_(down, first(b, 1, rank).to(dtype).t(), config.alpha() / rank);
-        return factors.shaped(y, x);
-    }
-
-    /** The first so many components, only the last of them with a gradient if the others are frozen. */
-    private Tensor first(List<Parameter> parts, int dim, int rank) {
-        List<Tensor> pieces = new ArrayList<>();
-        if (parts.size() == 1) {
-            Tensor whole = parts.get(0).tensor();
-            if (!config.frozen() || rank == 1) {
-                return whole.narrow(dim, 0, rank);
-            }
-            pieces.add(whole.narrow(dim, 0, rank - 1).detach());
-            pieces.add(whole.narrow(dim, rank - 1, 1));
-        } else {
-            for (int k = 0; k < rank; k++) {
-                Tensor part = parts.get(k).tensor();
-                pieces.add(config.frozen() && k < rank - 1 ? part.detach() : part);
-            }
-        }
-        return Tensor.cat(pieces, dim);
-    }
-
-    private Tensor whole(List<Parameter> parts, int dim) {
-        return parts.size() == 1
-                ? parts.get(0).tensor()
-                : Tensor.cat(parts.stream().map(Parameter::tensor).toList(), dim);
+        Tensor down = nested.factors.down(
+                nested.factors.dropped(rows, base), nested.first(nested.a, 0, rank), dtype); // [n, b]
+        y.addmm_(down, nested.first(nested.b, 1, rank).to(dtype).t(), config.alpha() / rank);
+        return nested.factors.shaped(y, x);
     }
 
     @Override
@@ -444,16 +306,14 @@ public final class Dylora implements Adapter, LoraExpressible {
         int rank = Math.min(maxRank, active.chosen);
         Config.checkRank(rank, config.rMin(), config.r());
         return new LoraFactors(
-                first(a, 0, rank).contiguous(), first(b, 1, rank).contiguous(), config.alpha() / rank, null);
+                nested.first(nested.a, 0, rank).contiguous(),
+                nested.first(nested.b, 1, rank).contiguous(),
+                config.alpha() / rank,
+                null);
     }
 
     @Override
     public Map<String, Parameter> parameters() {
-        if (config.inactive() != Inactive.SPLIT) {
-            return factors.named();
-        }
-        Map<String, Parameter> named = new LinkedHashMap<>();
-        each((p, k) -> named.put((a.get(k) == p ? nameOfA : nameOfB) + "." + k, p));
-        return named;
+        return nested.named();
     }
 }
