@@ -2,7 +2,6 @@ package dev.espalier.adapter;
 
 import static dev.espalier.Check.check;
 
-import dev.espalier.EspalierException;
 import dev.espalier.io.Fields;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Generator;
@@ -10,9 +9,6 @@ import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import dev.espalier.train.Callback;
-import dev.espalier.train.StepContext;
-import dev.espalier.train.TrainingRun;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -196,75 +192,14 @@ public final class LoraGgpo implements OnFactors {
         }
     }
 
-    /** Moves the point before each step, and looks at its gradients after it. */
-    private record Perturbation(Config config, Map<String, LoraGgpo> layers, Seed seed) implements Callback {
-
-        @Override
-        public void beforeStep(TrainingRun run, long step) {
-            if (config.variant() == Variant.GGPO) {
-                double share = config.schedule() == SigmaSchedule.CONSTANT
-                        ? 1
-                        : (1 - Math.cos(Math.PI * step / run.totalSteps())) / 2;
-                layers.forEach((path, each) ->
-                        each.shake(config.sigma() * share, seed.named(path).at(step)));
-                return;
-            }
-            Map<String, Tensor> state = run.optimizer().state();
-            layers.forEach((path, each) -> {
-                Tensor ofA = moment(state, path, "lora_A.weight");
-                Tensor ofB = moment(state, path, "lora_B.weight");
-                if (ofA != null && ofB != null) {
-                    each.lookAhead(ofA, ofB);
-                } else if (step > 1 && config.rho() > 0) {
-                    throw new EspalierException(
-                            "mgpo moves along the optimiser's first moment, and it keeps none of %s; train with adamw, or sgd with momentum 0.9"
-                                    .formatted(path));
-                }
-            });
-        }
-
-        private static @Nullable Tensor moment(Map<String, Tensor> state, String path, String leaf) {
-            String key = AdapterType.Made.key(path, leaf);
-            return state.getOrDefault("exp_avg." + key, state.get("momentum_buffer." + key));
-        }
-
-        @Override
-        public void afterBackward(StepContext step) {
-            layers.values().forEach(LoraGgpo::observe);
-        }
-
-        @Override
-        public void afterStep(StepContext step) {
-            layers.values().forEach(LoraGgpo::settle);
-        }
-
-        @Override
-        public Map<String, Tensor> state() {
-            Map<String, Tensor> all = new LinkedHashMap<>();
-            layers.forEach((path, each) -> {
-                if (each.gradients != null) {
-                    all.put("gradients." + path, each.gradients);
-                }
-            });
-            return all;
-        }
-
-        @Override
-        public void load(TrainingRun run, Map<String, Tensor> state) {
-            layers.forEach((path, each) -> {
-                Tensor saved = state.get("gradients." + path);
-                if (saved != null) {
-                    each.remember(saved.clone());
-                }
-            });
-        }
-    }
-
     private final Config config;
     private final Site site;
     private final Factors factors;
     private @Nullable Tensor weights; // ‖W_i‖² [out], float32 at least
-    private @Nullable Tensor gradients; // ‖G_i‖² [out] of the step before; of mgpo ḡ, a scalar
+
+    @Nullable
+    Tensor gradients; // ‖G_i‖² [out] of the step before; of mgpo ḡ, a scalar
+
     private @Nullable Tensor tau; // τ / √in [out] of this step
     private @Nullable LoraFactors shift; // E of mgpo at this step
     private Seed noise = new Seed(0);
@@ -394,7 +329,7 @@ public final class LoraGgpo implements OnFactors {
         }
     }
 
-    private void remember(Tensor values) {
+    void remember(Tensor values) {
         if (gradients != null) {
             gradients.close();
         }

@@ -8,7 +8,6 @@ import static org.assertj.core.api.Assertions.within;
 import dev.espalier.adapter.Card;
 import dev.espalier.adapter.Full;
 import dev.espalier.adapter.Lora;
-import dev.espalier.optim.DctAdamW.Chosen;
 import dev.espalier.optim.DctAdamW.Feedback;
 import dev.espalier.optim.DctAdamW.Path;
 import dev.espalier.tensor.DType;
@@ -91,7 +90,7 @@ class DctAdamWTest {
         Tensor a = noise(7, 6);
         Tensor d = Dct.matrix(6, DType.FLOAT64);
         Tensor spectrum = a.matmul(d.t());
-        Tensor chosen = Chosen.choose(spectrum, true, 3, 2);
+        Tensor chosen = CosineStep.choose(spectrum, true, 3, 2);
         double found = rest(a, d, chosen);
         double best = Double.POSITIVE_INFINITY;
         for (int i = 0; i < 6; i++) {
@@ -107,7 +106,7 @@ class DctAdamWTest {
         assertThat(found).isCloseTo(all - kept, within(1e-10));
         assertThat(found).isLessThanOrEqualTo((1 - 3 / 6.0) * all);
         assertThat(chosen.equal(chosen.sort(0, false).get(0))).isTrue();
-        assertThat(Chosen.choose(spectrum.t(), false, 3, 2).equal(chosen)).isTrue();
+        assertThat(CosineStep.choose(spectrum.t(), false, 3, 2).equal(chosen)).isTrue();
     }
 
     private static double rest(Tensor a, Tensor d, Tensor indices) {
@@ -127,11 +126,13 @@ class DctAdamWTest {
         Tensor expected = Tensor.of(new double[] {0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}, 4, 4);
         assertThat(gap(r, expected)).isLessThan(1e-12);
         Tensor state = noise(7, 4).abs();
-        assertThat(gap(Chosen.carried(state, before, now, 1), state.matmul(r).abs()))
+        assertThat(gap(
+                        CosineStep.carried(state, before, now, 1),
+                        state.matmul(r).abs()))
                 .isLessThan(1e-10);
         Tensor lying = noise(4, 7).abs();
         assertThat(gap(
-                        Chosen.carried(lying, before, now, 0),
+                        CosineStep.carried(lying, before, now, 0),
                         r.t().matmul(lying).abs()))
                 .isLessThan(1e-10);
     }
