@@ -4,7 +4,6 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
 import dev.espalier.io.TensorSource;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.Generator;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -36,7 +35,7 @@ import org.slf4j.LoggerFactory;
  * stays whole and its z0 is 1. Checked against the authors' code (4fe87a0). Not known: whether the paper trains s (its code
  * does not), and which start it prefers.
  */
-public final class Loldu implements Adapter, LoraExpressible {
+public final class Loldu implements OnFrames {
 
     private static final Logger LOG = LoggerFactory.getLogger(Loldu.class);
     private static final double SMALL = 1e-6; // of the largest pivot
@@ -260,17 +259,7 @@ public final class Loldu implements Adapter, LoraExpressible {
     }
 
     @Override
-    public Tensor forward(Tensor x, Base base) {
-        return frames.forward(x, base);
-    }
-
-    @Override
-    public LoraFactors toLora() {
-        return frames.factors();
-    }
-
-    @Override
-    public Map<String, Parameter> parameters() {
-        return frames.named();
+    public Frames frames() {
+        return frames;
     }
 }

@@ -12,7 +12,6 @@ import dev.espalier.tensor.GradientHook;
 import dev.espalier.tensor.Scope;
 import dev.espalier.tensor.Seed;
 import dev.espalier.tensor.Tensor;
-import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -37,8 +36,7 @@ import org.jspecify.annotations.Nullable;
  * Nothing of the size of n r × m is kept for the backward pass but the product of A and its scales.
  *
  * <p>The bases are PEFT's on a machine with bfloat16: A and then B_1, B_2, ... from {@code Generator.of(projection_prng_key)}, bfloat16
- * uniform in ±1/√m_max and ±1/√r, each divided by its standard deviation in bfloat16; the sparse kinds are float32, see {@link
- * Type#ternary}. {@link Generator} has the bits. Checked against PEFT 0.21.
+ * uniform in ±1/√m_max and ±1/√r, each divided by its standard deviation in bfloat16; the sparse kinds are float32. {@link Generator} has the bits. Checked against PEFT 0.21.
  */
 public final class RandLora implements Adapter, LoraExpressible {
 
@@ -206,7 +204,7 @@ public final class RandLora implements Adapter, LoraExpressible {
             Parameter a;
             Parameter b;
             try (Scope scope = Scope.open()) {
-                List<Tensor> bases = bases(config, Math.min(in, out), Math.max(in, out));
+                List<Tensor> bases = RandomBases.of(config, Math.min(in, out), Math.max(in, out));
                 a = sites.get(0).frozen(bases.get(0));
                 b = sites.get(0).frozen(bases.get(1));
             }
@@ -216,36 +214,6 @@ public final class RandLora implements Adapter, LoraExpressible {
             Map<String, Adapter> adapters = new LinkedHashMap<>();
             sites.forEach(site -> adapters.put(site.path(), new RandLora(config, site, a, b, seed)));
             return new Made(adapters, shared);
-        }
-
-        /** A [r, 1, m] and B [M, n, r] of unit standard deviation. */
-        static List<Tensor> bases(Config config, long m, long max) {
-            long r = config.r();
-            long n = -Math.floorDiv(-m, r);
-            try (Generator generator = Generator.of(config.key())) {
-                if (config.sparse() || config.verySparse()) {
-                    double share = 1 / (2 * (config.verySparse() ? Math.sqrt((double) m) : 3));
-                    return List.of(ternary(generator, share, r, 1, m), ternary(generator, share, max, n, r));
-                }
-                double bound = 1 / Math.sqrt((double) m);
-                Tensor a = generator.uniform(-bound, bound, DType.BFLOAT16, r, 1, m);
-                List<Tensor> b = new ArrayList<>();
-                for (long j = 0; j < n; j++) {
-                    double other = 1 / Math.sqrt((double) r);
-                    b.add(generator.uniform(-other, other, DType.BFLOAT16, max, 1, r));
-                }
-                return List.of(unit(a), unit(Tensor.cat(b, 1)));
-            }
-        }
-
-        /** From u uniform in [0, 1): -1 below share, 1 above 1 - share, else 0; then divided by the standard deviation. */
-        static Tensor ternary(Generator generator, double share, long... shape) {
-            Tensor u = generator.uniform(0, 1, shape);
-            return unit(u.gt(1 - share).to(DType.FLOAT32).sub(u.lt(share).to(DType.FLOAT32)));
-        }
-
-        private static Tensor unit(Tensor t) {
-            return t.div(t.std()).to(DType.FLOAT32);
         }
 
         /** PEFT writes the bases once for the network and once for every layer. */

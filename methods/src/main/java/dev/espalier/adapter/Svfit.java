@@ -4,7 +4,6 @@ import static dev.espalier.Check.check;
 
 import dev.espalier.io.Fields;
 import dev.espalier.io.TensorSource;
-import dev.espalier.nn.Parameter;
 import dev.espalier.tensor.DType;
 import dev.espalier.tensor.Grad;
 import dev.espalier.tensor.Scope;
@@ -34,7 +33,7 @@ import org.jspecify.annotations.Nullable;
  * the paper's "information" is our reading, and {@code energy_of} has the other one. Authors' code was not to be found; checked by
  * hand derivation.
  */
-public final class Svfit implements Adapter, LoraExpressible {
+public final class Svfit implements OnFrames {
 
     private static final String DELTA = "svfit_delta"; // σ - s_r
 
@@ -229,17 +228,7 @@ public final class Svfit implements Adapter, LoraExpressible {
     }
 
     @Override
-    public Tensor forward(Tensor x, Base base) {
-        return frames.forward(x, base);
-    }
-
-    @Override
-    public LoraFactors toLora() {
-        return frames.factors();
-    }
-
-    @Override
-    public Map<String, Parameter> parameters() {
-        return frames.named();
+    public Frames frames() {
+        return frames;
     }
 }

@@ -240,7 +240,7 @@ class RandLoraTest extends AdapterContract {
                 Safetensors.open(PeftFixtures.adapter("llama-randlora").resolve("adapter_model.safetensors"))) {
             Tensor a = file.read("base_model.randlora_A");
             Tensor b = file.read("base_model.randlora_B");
-            List<Tensor> bases = RandLora.Type.bases(RandLora.Config.of(5, 10), a.size(2), b.size(0));
+            List<Tensor> bases = RandomBases.of(RandLora.Config.of(5, 10), a.size(2), b.size(0));
             assertThat(bases.get(0).equal(a)).isTrue();
             assertThat(bases.get(1).equal(b)).isTrue();
         }
@@ -305,7 +305,7 @@ class RandLoraTest extends AdapterContract {
     @Card(value = "randlora", checks = 8)
     void sparseBasesAreTernaryWithUnitVariance() {
         for (boolean very : new boolean[] {false, true}) {
-            List<Tensor> bases = RandLora.Type.bases(RandLora.Config.of(8, 8).withSparse(!very, very), 64, 200);
+            List<Tensor> bases = RandomBases.of(RandLora.Config.of(8, 8).withSparse(!very, very), 64, 200);
             Tensor b = bases.get(1); // 200 · 8 · 8 entries
             assertThat(b.std().item()).isCloseTo(1, within(1e-5));
             double magnitude = b.abs().max().item();
