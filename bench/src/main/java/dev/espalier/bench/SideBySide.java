@@ -18,7 +18,7 @@ import java.util.Map;
  * Runs two sides in turn on the same work, Espalier and a peer or Espalier in two ways, and writes what both came to.
  *
  * <pre>
- * java ... dev.espalier.bench.SideBySide CASE...   one or more of the cases, all, or table, which only writes the table
+ * java ... dev.espalier.bench.SideBySide CASE...   one or more of the cases, all, scaling, or table, which only writes the tables
  * </pre>
  *
  * <p>{@code bench/run} starts it and says what the environment must hold. Each side is a process of its own, and the sides
@@ -35,7 +35,9 @@ public final class SideBySide {
     public static void main(String[] args) throws IOException, InterruptedException {
         Map<String, Case> cases = Cases.all();
         List<String> asked = List.of(args);
-        if (!asked.equals(List.of("table"))) {
+        if (asked.equals(List.of("scaling"))) {
+            Scaling.run(number("PAIRS", 5));
+        } else if (!asked.equals(List.of("table"))) {
             for (String name : asked.contains("all") ? cases.keySet() : asked) {
                 Case work = cases.get(name);
                 if (work == null) {
