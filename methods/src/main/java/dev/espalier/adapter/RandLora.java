@@ -36,7 +36,8 @@ import org.jspecify.annotations.Nullable;
  * Nothing of the size of n r × m is kept for the backward pass but the product of A and its scales.
  *
  * <p>The bases are PEFT's on a machine with bfloat16: A and then B_1, B_2, ... from {@code Generator.of(projection_prng_key)}, bfloat16
- * uniform in ±1/√m_max and ±1/√r, each divided by its standard deviation in bfloat16; the sparse kinds are float32. {@link Generator} has the bits. Checked against PEFT 0.21.
+ * uniform in ±1/√m_max and ±1/√r, each divided by its standard deviation in bfloat16; the sparse kinds are
+ * float32. {@link Generator} has the bits. Checked against PEFT 0.21.
  */
 public final class RandLora implements Adapter, LoraExpressible {
 
