@@ -162,27 +162,24 @@ class TrainCommandTest {
     }
 
     /** What a network of width 32 and a run of four steps take instead of what a recipe is made for. */
-    private static final Map<String, List<String>> SMALLER = Map.of(
-            "oft",
-            List.of("adapter.oft_block_size=8"),
-            "adalora",
-            List.of("adapter.init_r=3", "adapter.target_r=2", "adapter.tinit=0", "adapter.tfinal=1"),
-            "increlora",
-            List.of("adapter.init_warmup=1", "adapter.interval=1", "train.warmupSteps=1"),
-            "triadaptlora",
-            List.of("adapter.init_warmup=1", "adapter.incre_interval=1", "train.warmupSteps=1"),
-            "diffora",
-            List.of("adapter.search_steps=2"),
-            "owlore",
-            List.of("train.optimizer.rank=4", "train.sampler.lisa_activated_layers=1", "train.sampler.tau=1"),
-            "vblora",
-            List.of("adapter.vector_length=8", "adapter.num_vectors=8"),
-            "fourierft",
-            List.of("adapter.n_frequency=20"),
-            "galore",
-            List.of("train.optimizer.rank=4"),
-            "dct-adamw",
-            List.of("train.optimizer.rank=4"));
+    private static final Map<String, List<String>> SMALLER = Map.ofEntries(
+            Map.entry("oft", List.of("adapter.oft_block_size=8")),
+            Map.entry(
+                    "adalora",
+                    List.of("adapter.init_r=3", "adapter.target_r=2", "adapter.tinit=0", "adapter.tfinal=1")),
+            Map.entry("increlora", List.of("adapter.init_warmup=1", "adapter.interval=1", "train.warmupSteps=1")),
+            Map.entry(
+                    "triadaptlora",
+                    List.of("adapter.init_warmup=1", "adapter.incre_interval=1", "train.warmupSteps=1")),
+            Map.entry("diffora", List.of("adapter.search_steps=2")),
+            Map.entry(
+                    "owlore",
+                    List.of("train.optimizer.rank=4", "train.sampler.lisa_activated_layers=1", "train.sampler.tau=1")),
+            Map.entry("vblora", List.of("adapter.vector_length=8", "adapter.num_vectors=8")),
+            Map.entry("fourierft", List.of("adapter.n_frequency=20")),
+            Map.entry("galore", List.of("train.optimizer.rank=4")),
+            Map.entry("dct-adamw", List.of("train.optimizer.rank=4")),
+            Map.entry("smora", List.of("adapter.activate_r=2")));
 
     @Test
     void builtInRecipesTrain() {
