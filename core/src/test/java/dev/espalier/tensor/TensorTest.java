@@ -114,4 +114,34 @@ class TensorTest {
                         Integer.parseInt(environment.get("OMP_NUM_THREADS")),
                         Integer.parseInt(environment.get("OPENBLAS_NUM_THREADS"))));
     }
+
+    /** One row takes a way of its own where no gradient is recorded. */
+    @Test
+    void aRowAloneGivesWhatItGivesAmongOthers() {
+        try (Scope scope = Scope.open();
+                Generator generator = Generator.of(3)) {
+            Tensor x = generator.randn(4, 3, 7).transpose(0, 1); // [3, 4, 7], not contiguous
+            Tensor w = generator.randn(5, 7);
+            Tensor b = generator.randn(5);
+            Tensor all = x.linear(w, b);
+            try (Grad off = Grad.off()) {
+                Tensor row = x.narrow(0, 2, 1).narrow(1, 1, 1);
+                assertThat(row.linear(w, b).shape()).containsExactly(1, 1, 5);
+                assertThat(row.linear(w, b)
+                                .sub(all.narrow(0, 2, 1).narrow(1, 1, 1))
+                                .abs()
+                                .max()
+                                .item())
+                        .isLessThan(1e-6);
+                assertThat(row.linear(w, null)
+                                .add(b)
+                                .sub(row.linear(w, b))
+                                .abs()
+                                .max()
+                                .item())
+                        .isZero();
+                assertThat(row.reshape(7).linear(w, b).shape()).containsExactly(5);
+            }
+        }
+    }
 }
