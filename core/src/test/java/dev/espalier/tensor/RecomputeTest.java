@@ -144,7 +144,8 @@ class RecomputeTest {
                     before = Machine.liveNativeObjects();
                 }
             }
-            assertThat(Machine.liveNativeObjects()).isEqualTo(before);
+            assertThat(Machine.liveNativeObjects())
+                    .isLessThanOrEqualTo(before); // what other tests left may go meanwhile
         }
     }
 }
