@@ -84,11 +84,9 @@ public final class Recompute {
                 Grad off = Grad.off()) {
             Tensor at = x.detach();
             for (UnaryOperator<Tensor> stage : stages) {
-                inputs.add(at.detach().keep());
+                inputs.add(at.keep());
                 states.add(generator(at).keep());
-                Tensor next = stage.apply(at);
-                at.close();
-                at = next;
+                at = stage.apply(at);
             }
             Tensor result = at.detach().requiresGrad_(true);
             leaf = result.alias().keep();

@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.util.Map;
 import java.util.Objects;
 import java.util.stream.Stream;
+import org.junit.jupiter.params.provider.Arguments;
 
 /** Models and numbers that transformers made: tools/golden/make_model_fixtures.py. */
 final class Golden {
@@ -31,6 +32,13 @@ final class Golden {
 
     static Map<String, Object> cases() {
         return Json.read(root().resolve("cases.json"));
+    }
+
+    /** A small network of each family, and whether it is an encoder. */
+    static Stream<Arguments> families() {
+        return Stream.concat(
+                Stream.of("llama", "mistral", "qwen2", "qwen3", "gpt2").map(name -> Arguments.of(name, false)),
+                Stream.of("bert-embedding", "roberta-embedding").map(name -> Arguments.of(name, true)));
     }
 
     private static String of(String name, String field) {

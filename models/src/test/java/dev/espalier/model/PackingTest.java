@@ -9,7 +9,7 @@ import dev.espalier.tensor.Tensor;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
 
 /** Several sequences in one row give what each gives alone: nothing leaks, positions start anew. */
 class PackingTest {
@@ -38,15 +38,7 @@ class PackingTest {
     }
 
     @ParameterizedTest
-    @CsvSource({
-        "llama, false",
-        "mistral, false",
-        "qwen2, false",
-        "qwen3, false",
-        "gpt2, false",
-        "bert-embedding, true",
-        "roberta-embedding, true"
-    })
+    @MethodSource("dev.espalier.model.Golden#families")
     void packedEqualsSeparate(String name, boolean encoder) {
         Purpose purpose = encoder ? Purpose.embedding() : Purpose.causalLm();
         try (Pretrained pretrained = Models.load(Golden.root().resolve(name), purpose, Fp32.OPTIONS);

@@ -107,6 +107,7 @@ public final class Run implements AutoCloseable {
     private volatile @Nullable Trainer trainer;
     private volatile boolean stop;
     private @Nullable Plan plan; // some methods take long to make one
+    private @Nullable Boolean recomputes; // what was said is what is done, however memory changes meanwhile
 
     private Run(Recipe recipe, Splits splits, @Nullable Labels labels, Pretrained pretrained) {
         this.recipe = recipe;
@@ -424,13 +425,21 @@ public final class Run implements AutoCloseable {
                 / collator().batches(0);
     }
 
-    /** Whether training computes layers again in the backward pass: as the recipe says, or by the memory that is left now. */
+    /**
+     * Whether training computes layers again in the backward pass: as the recipe says, or by the memory that is left when it is
+     * first asked.
+     */
     public boolean recomputes() {
-        return switch (recipe.train().recompute()) {
-            case ALWAYS -> true;
-            case NEVER -> false;
-            case AUTO -> !Forecast.fits(this);
-        };
+        Boolean known = recomputes;
+        if (known == null) {
+            known = switch (recipe.train().recompute()) {
+                case ALWAYS -> true;
+                case NEVER -> false;
+                case AUTO -> !Forecast.fits(this);
+            };
+            recomputes = known;
+        }
+        return known;
     }
 
     /** Forecast of the memory that training needs. */
